@@ -1,0 +1,203 @@
+"""The command line's contract: words, files, exit codes, one sentence and a way out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import TINY_RUN
+from PIL import Image
+
+from vidiff.cli import LATER, main
+from vidiff.data.export import read_metadata
+from vidiff.data.video import probe
+
+CONFIG = str(Path(__file__).parent.parent / "configs" / "tiny.yaml")
+
+
+def test_help_answers_without_torch() -> None:
+    code = (
+        "import sys, vidiff.cli\n"
+        "try: vidiff.cli.main(['--help'])\n"
+        "except SystemExit as e: assert e.code == 0\n"
+        "bad = [m for m in ('torch', 'accelerate', 'av', 'cv2') if m in sys.modules]\n"
+        "assert not bad, bad"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "sample" in done.stdout
+
+
+def test_python_dash_m_vidiff_works() -> None:
+    command = [sys.executable, "-m", "vidiff", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.startswith("vidiff ")
+
+
+def test_data_check_gives_a_verdict_for_every_file(
+    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, table = tmp_path / "check.json", tmp_path / "check.csv"
+    words = [str(clips), "num_frames=8", "size=16", "--json", str(out), "--csv", str(table)]
+    assert main(["data", "check", *words]) == 0
+    verdicts = json.loads(out.read_text())
+    assert len(verdicts["files"]) == 8
+    keys = {"path", "usable", "windows", "reason", "remedy"}
+    assert all(keys <= set(file) for file in verdicts["files"])
+    assert len(table.read_text().splitlines()) == 9
+    assert str(out) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("case", ["empty", "no videos", "too short", "missing"])
+def test_unusable_folders_end_with_code_3_and_a_remedy(
+    case: str, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, words = tmp_path / "root", []
+    if case != "missing":
+        root.mkdir()
+    if case == "no videos":
+        (root / "notes.txt").write_text("no clip here")
+    if case == "too short":
+        root, words = clips, ["num_frames=500"]
+    code = main(["data", "check", str(root), *words])
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert code == (2 if case == "missing" else 3), lines
+    assert lines[0].startswith("error: ")
+    assert len(lines) >= 2
+    assert "Traceback" not in "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("train.stesp=3", "train.steps"),
+        ("train.steps=many", "train.steps"),
+        ("model.size=huge", "model.size"),
+        ("data.num_frames=0", "data.num_frames"),
+    ],
+)
+def test_a_bad_word_is_answered_with_its_key_and_code_2(
+    word: str, said: str, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert main(["train", CONFIG, f"data.root={clips}", f"out={out}", word]) == 2
+    assert said in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_missing_config_names_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "configs/tyni.yaml"]) == 2
+    assert "tyni.yaml" in capsys.readouterr().err
+
+
+def test_commands_that_are_not_there_yet_say_so_in_one_sentence(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in LATER:
+        assert main([name]) == 2
+        assert "is not there yet" in capsys.readouterr().err
+
+
+def test_train_then_sample_then_eval_from_the_command_line(
+    run: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "samples"
+    words = ["--seeds", "0-5", "--steps", "3", "--out", str(out), "--gif"]
+    assert main(["sample", str(run), *words]) == 0
+    clip = out / "generate-seed0003.mp4"
+    info = probe(clip)
+    assert (info.num_frames, info.width, info.height) == (8, 16, 16)
+    assert info.fps == pytest.approx(10)
+    sidecar = json.loads(clip.with_suffix(".json").read_text())
+    assert sidecar["seeds"] == [3]
+    assert read_metadata(clip)
+    assert main(["info", str(clip)]) == 0
+    assert "AI-generated" in capsys.readouterr().out
+    result = tmp_path / "eval.json"
+    words = ["--data", str(clips), "--split", "all", "--clips", "8", "--json", str(result)]
+    words += ["num_frames=8", "size=16"]
+    assert main(["eval", str(out), *words, "--out", str(tmp_path / "report")]) == 0
+    scores = json.loads(result.read_text())
+    assert {"protocol", "scores", "per_clip", "anchors", "copies", "warnings"} <= set(scores)
+    assert {"value", "low", "high", "floor", "ratio", "n"} == set(scores["scores"]["kd.motion"])
+    assert (tmp_path / "report" / "report.html").is_file()
+
+
+def test_tasks_with_inputs_keep_what_they_were_given(
+    run: Path, clips: Path, tmp_path: Path
+) -> None:
+    clip = str(next(clips.glob("*.mp4")))
+    image, mask = tmp_path / "first.png", tmp_path / "mask.png"
+    Image.new("RGB", (40, 30), (200, 30, 60)).save(image)
+    hole = Image.new("L", (16, 16), 0)
+    hole.paste(255, (4, 4, 12, 12))
+    hole.save(mask)
+    common = ["--steps", "2", "--out", str(tmp_path / "out")]
+    for task, words in {
+        "image-to-video": ["--image", str(image)],
+        "predict": ["--clip", clip, "--keep", "2"],
+        "backward": ["--clip", clip, "--keep", "2"],
+        "interpolate": ["--clip", clip, "--keep", "1"],
+        "upsample-time": ["--clip", clip],
+        "inpaint": ["--clip", clip, "--mask", str(mask)],
+        "edit": ["--clip", clip, "--strength", "0.3"],
+    }.items():
+        code = main(["sample", str(run), "--task", task, *words, *common])
+        assert (task, code) == (task, 0 if task != "inpaint" else 2)
+        assert (tmp_path / "out" / f"{task}-seed0000.mp4").exists() == (code == 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--task", "dance"], "dance"),
+        (["--task", "rollout"], "not there yet"),
+        (["--task", "predict"], "--clip"),
+        (["--task", "image-to-video", "--image", "nowhere.png"], "nowhere.png"),
+        (["--seeds", "4-1"], "--seeds"),
+        (["--steps", "0"], "steps"),
+        (["--sampler", "magic"], "sampler"),
+        (["--guidance", "2"], "guidance"),
+    ],
+)
+def test_bad_requests_end_with_code_2_and_write_nothing(
+    run: Path, tmp_path: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["sample", str(run), "--out", str(out), *words]) == 2
+    assert said in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("command", ["train", "sample", "eval", "demo"])
+def test_a_dry_run_writes_nothing(
+    command: str, run: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    words = {
+        "train": [CONFIG, f"data.root={clips}", f"out={out}", *TINY_RUN],
+        "sample": [str(run), "--out", str(out)],
+        "eval": [str(run), "--data", str(clips), "--out", str(out)],
+        "demo": ["--out", str(out)],
+    }[command]
+    assert main([command, *words, "--dry-run"]) == 0
+    assert capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fault_of_ours_is_one_sentence_unless_debug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fault(*args: object, **kwargs: object) -> None:
+        raise ZeroDivisionError("by nobody")
+
+    monkeypatch.setattr("vidiff.data.export.read_metadata", fault)
+    assert main(["info", "x.mp4"]) == 1
+    said = capsys.readouterr().err
+    assert "ZeroDivisionError" in said
+    assert "Traceback" not in said
+    assert main(["info", "x.mp4", "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err

@@ -1,0 +1,1 @@
+"""The process: noise levels, preconditioning, samplers, guidance, calibration."""

@@ -1,0 +1,231 @@
+"""Level grids, and the samplers: each walks noisy clips along a field of noise levels.
+
+The probability-flow ODE of every frame f (Karras et al. 2022, arXiv 2206.00364, equation 4), for
+any path of the levels, all frames together or one after another:
+
+  (1) dy_f / d sigma_f = (y_f - D_f(y; sigma)) / sigma_f
+
+A sampler takes `y` at `levels[0]` and returns it at `levels[-1]`. Where two successive levels
+agree nothing moves, so a frame that is held stays bit for bit what it is. Levels may also rise:
+the way up encodes a clip. In ln sigma (1) becomes
+
+  (2) y' = (s'/s) y + (1 - s'/s) D              exact while D is constant
+  (3) D at mid-step = D_i + (h_i / 2 h_{i-1}) (D_i - D_{i-1}),   h_i = ln(s_i / s_{i+1})
+
+with (3) making DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095) second order at one call a
+step; the same extrapolation in flow time is Adams-Bashforth. Each frame has its own h.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vidiff.diffusion.process import SIGMA_DATA, Denoiser
+
+Levels = Float[Tensor, "n b 1 t h w"]
+Draw = Callable[[int], Tensor]
+"""`draw(step)`: fresh standard normal noise like the clip, for the stochastic samplers."""
+
+LONGEST = 3.0
+"""Steps this many times longer than the one before are first order: (3) would reach too far. It
+happens at the last step to 0, and where a frame that follows with a lag sets out in mid-step."""
+
+
+def karras_grid(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
+    """`steps` levels, evenly spaced in sigma^(1/rho), and a final 0."""
+    ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
+    lo, hi = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    return torch.cat([(hi + ramp * (lo - hi)) ** rho, torch.zeros(1, dtype=torch.float64)])
+
+
+def log_grid(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
+    """Even steps of ln(1 + s / 0.1 sd) down to 0: even in ln s above a tenth of sd, in s below.
+
+    Clips have components of every size from sigma_max / 5 down, so every octave down to there
+    needs its share of steps; below, only the removal of the last noise is left.
+    """
+    del sigma_min  # the last step goes straight to 0
+    knee = 0.1 * SIGMA_DATA
+    top = math.log1p(sigma_max / knee)
+    return knee * torch.linspace(top, 0, steps + 1, dtype=torch.float64).expm1()
+
+
+def flow_grid(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
+    """Even steps of the flow time s / (s + sd) from its largest value to 0."""
+    del sigma_min  # the last step goes straight to 0
+    top = sigma_max / (sigma_max + SIGMA_DATA)
+    time = torch.linspace(top, 0, steps + 1, dtype=torch.float64)
+    return SIGMA_DATA * time / (1 - time)
+
+
+def quantile_grid(
+    steps: int, sigma_min: float, sigma_max: float, p_mean: float = -0.4, p_std: float = 1.6
+) -> Tensor:
+    """Quantiles of the training levels between the two ends, and a final 0."""
+    lo, hi = (
+        0.5 * (1 + math.erf((math.log(s) - p_mean) / p_std / math.sqrt(2)))
+        for s in (sigma_min, sigma_max)
+    )
+    q = torch.linspace(hi, lo, steps, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
+    inner = (p_mean + p_std * torch.special.ndtri(q)).exp()
+    inner[-1], inner[0] = sigma_min, sigma_max  # in this order: one step starts at the top
+    return torch.cat([inner, torch.zeros(1, dtype=torch.float64)])
+
+
+GridName = Literal["log", "karras", "flow", "quantile"]
+GRIDS: dict[str, Callable[[int, float, float], Tensor]] = {
+    "log": log_grid,
+    "karras": karras_grid,
+    "flow": flow_grid,
+    "quantile": quantile_grid,
+}
+
+
+def spread(
+    grid: Float[Tensor, "k"],
+    floor: Float[Tensor, "b 1 t h w"],
+    start: Float[Tensor, "b 1 t h w"],
+    lag: Float[Tensor, "t"] | None = None,
+) -> Levels:
+    """The field of levels of a schedule: `clamp(grid, floor, start)` for every frame and pixel.
+
+    With `lag` frame f follows `lag[f]` steps behind (fractions interpolate ln sigma), and the
+    schedule grows by the largest lag. Frames that arrive early wait at the last level above 0 and
+    take the step to 0 together: a network is never asked about sigma = 0.
+    """
+    n, t = len(grid), floor.shape[2]
+    if lag is None:
+        columns = grid[:, None].expand(n, t)
+    else:
+        steps = torch.arange(n - 1 + math.ceil(float(lag.max())), dtype=torch.float64)
+        place = (steps[:, None] - lag.double()[None, :]).clamp(0, n - 2)
+        low = place.floor().long().clamp(max=max(n - 3, 0))
+        upper, lower = grid[low].log(), grid[(low + 1).clamp(max=n - 2)].log()
+        falling = torch.lerp(upper, lower, place - low).exp()
+        columns = torch.cat([falling, grid[-1:, None].expand(1, t)])
+    field = columns[:, None, None, :, None, None].to(floor)
+    return torch.minimum(torch.maximum(field, floor), start)
+
+
+def _ratio(s: Tensor, after: Tensor) -> Tensor:
+    """s'/s of (2); 1 where a frame has arrived at 0."""
+    return torch.where(s > 0, after / s, 1.0)
+
+
+def _extrapolate(new: Tensor, old: Tensor | None, step: Tensor, before: Tensor) -> Tensor:
+    """(3), where there was a step before and this one is not too long for it."""
+    if old is None:
+        return new
+    ratio = step / before
+    usable = (ratio > 0) & (ratio <= LONGEST)
+    return new + torch.where(usable, 0.5 * ratio, 0.0) * (new - old)
+
+
+def _log_step(s: Tensor, after: Tensor) -> Tensor:
+    """h of (3); very long, but finite, for the step to 0."""
+    return -_ratio(s, after).clamp_min(1e-30).log()
+
+
+def euler(denoise: Denoiser, y: Tensor, levels: Levels, draw: Draw | None = None) -> Tensor:
+    """First order: (2) as it stands, one call a step (also known as DDIM)."""
+    for s, after in pairwise(levels):
+        keep = _ratio(s, after)
+        y = keep * y + (1 - keep) * denoise(y, s)
+    return y
+
+
+def heun(denoise: Denoiser, y: Tensor, levels: Levels, draw: Draw | None = None) -> Tensor:
+    """Trapezoid rule on (1): second order, two calls a step; a step to 0 is first order."""
+    for s, after in pairwise(levels):
+        first = denoise(y, s)
+        keep = _ratio(s, after)
+        y_euler = keep * y + (1 - keep) * first
+        if not bool((after > 0).all()):
+            y = y_euler
+            continue
+        slope = (y - first) / s
+        slope_after = (y_euler - denoise(y_euler, after)) / after
+        y = y + (after - s) * 0.5 * (slope + slope_after)
+    return y
+
+
+def dpm2m(denoise: Denoiser, y: Tensor, levels: Levels, draw: Draw | None = None) -> Tensor:
+    """DPM-Solver++(2M): (2) with (3), one call a step; first and last step are first order."""
+    old, before = None, torch.zeros_like(levels[0])
+    for s, after in pairwise(levels):
+        clean, h, keep = denoise(y, s), _log_step(s, after), _ratio(s, after)
+        y = keep * y + (1 - keep) * _extrapolate(clean, old, h, before)
+        old, before = clean, h
+    return y
+
+
+def ab2(denoise: Denoiser, y: Tensor, levels: Levels, draw: Draw | None = None) -> Tensor:
+    """Adams-Bashforth of second order on flow time t = s / (s + sd), one call a step.
+
+    With z = (1 - t) y equation (1) is dz/dt = (z - D) / t, smooth down to t = 0.
+    """
+    old, before = None, torch.zeros_like(levels[0])
+    for s, after in pairwise(levels):
+        t, t_after = s / (s + SIGMA_DATA), after / (after + SIGMA_DATA)
+        z, dt = (1 - t) * y, t_after - t
+        velocity = torch.where(t > 0, (z - denoise(y, s)) / t, 0.0)
+        moved = (z + dt * _extrapolate(velocity, old, dt, before)) / (1 - t_after)
+        y = torch.where(dt != 0, moved, y)
+        old, before = velocity, dt
+    return y
+
+
+def churn(
+    denoise: Denoiser,
+    y: Tensor,
+    levels: Levels,
+    draw: Draw,
+    amount: float = 0.2,
+    s_noise: float = 1,
+) -> Tensor:
+    """Heun with noise put back first (EDM, algorithm 2); the network is told the raised level."""
+    for i, (s, after) in enumerate(pairwise(levels)):
+        raised = torch.where(after < s, s * (1 + amount), s)
+        y = y + (raised**2 - s**2).sqrt() * s_noise * draw(i)
+        y = heun(denoise, y, torch.stack([raised, after]))
+    return y
+
+
+def sde2m(
+    denoise: Denoiser, y: Tensor, levels: Levels, draw: Draw, eta: float = 1, s_noise: float = 1
+) -> Tensor:
+    """DPM-Solver++(2M) SDE: (2) and (3) on the reverse-time SDE, fresh noise each step."""
+    old, before = None, torch.zeros_like(levels[0])
+    for i, (s, after) in enumerate(pairwise(levels)):
+        clean, h = denoise(y, s), _log_step(s, after)
+        keep = _ratio(s, after) * (-eta * h).exp()
+        fresh = after * (1 - (-2 * eta * h).exp()).clamp_min(0).sqrt()
+        y = keep * y + (1 - keep) * _extrapolate(clean, old, h, before)
+        y = y + fresh * s_noise * draw(i)
+        old, before = clean, h
+    return y
+
+
+Name = Literal["dpm2m", "heun", "euler", "ab2", "churn", "sde2m"]
+SAMPLERS: dict[str, Callable[..., Tensor]] = {
+    "dpm2m": dpm2m,
+    "heun": heun,
+    "euler": euler,
+    "ab2": ab2,
+    "churn": churn,
+    "sde2m": sde2m,
+}
+CALLS_A_STEP = {"heun": 2, "churn": 2}
+"""Denoiser calls a step, where it is not one (the last step always takes one)."""
+
+
+def count_calls(name: str, steps: int) -> int:
+    """Denoiser calls of a whole schedule that ends at 0."""
+    return steps * CALLS_A_STEP.get(name, 1) - (name in CALLS_A_STEP)

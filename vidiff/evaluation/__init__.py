@@ -1,0 +1,21 @@
+"""How good are these clips, how sure are we, and are they copies?"""
+
+from __future__ import annotations
+
+from vidiff.evaluation.report import Report, Score, Statistic
+from vidiff.evaluation.scoring import EvalConfig, score_clips
+from vidiff.evaluation.sources import evaluate, load_folder
+from vidiff.evaluation.writing import fill_page, summarize, write_report
+
+__all__ = [
+    "EvalConfig",
+    "Report",
+    "Score",
+    "Statistic",
+    "evaluate",
+    "fill_page",
+    "load_folder",
+    "score_clips",
+    "summarize",
+    "write_report",
+]

@@ -1,0 +1,1 @@
+"""Numbers about clips: distances between sets, motion statistics, guards."""

@@ -1,0 +1,255 @@
+"""How clips move, without learned weights: dense flow, tracks, and what follows from them.
+
+Flow F_t(p) is the displacement of pixel p from frame t to t + 1, found by DIS (Kroeger et al.,
+ECCV 2016) on luma I_t. Lengths are in frame widths W, so that sizes compare. Of each clip:
+
+    motion.amount           mean |F_t(p)| / (W dt), frame widths per second                      (1)
+    motion.static_fraction  share of pairs (t, t + 1) whose fastest 5 % of pixels
+                            move less than STILL frame widths on average                         (2)
+    smooth.interp_ratio     sum |M_t - I_t| / sum (|I_t - I_t-1| + |I_t - I_t+1|) / 2 over odd
+                            t, with M_t made of both neighbours, flow-warped half way            (3)
+    smooth.jerk_ratio       mean |x'''| / mean |x'| along tracks x, differences per frame        (4)
+    flicker.brightness      sd over t of the second difference of mean luma, grey levels         (5)
+    sharpness               mean squared gradient of luma, (grey levels / pixel)^2               (6)
+    jump                    largest over median mean |I_t+1 - I_t|, the median taken as at
+                            least 1 grey level (coding noise)                                    (7)
+
+(3), (4) and (7) are NaN where no pair moves: a frozen clip is undefined there, not perfect.
+None of them is better when higher or lower; each is to be held against real clips.
+
+Motion histograms follow the idea of FVMD (Liu et al. 2024) with flow-chained tracks: velocities
+and accelerations of 10 x 10 points, pooled in 2 x 2 x 2 cells of time and space, 8 orientations
+each, every vector voting with log2(1 + its length in 1/256 frame widths).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import cv2
+import numpy as np
+from einops import rearrange, reduce
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from vidiff.errors import RequestError
+
+STILL = 0.0075
+"""Frame widths per pair: half a pixel in 64. Noise in the flow of a still, grainy clip stays
+below it; VBench's filter for static clips sits at 3/256 = 0.0117 for the fastest 2 %."""
+
+FASTEST = 0.05
+MIN_FLOW_SIDE = 64
+GRID = 10
+ORIENTATIONS = 8
+
+STATISTICS = (
+    "motion.amount",
+    "motion.static_fraction",
+    "smooth.interp_ratio",
+    "smooth.jerk_ratio",
+    "flicker.brightness",
+    "sharpness",
+    "jump",
+)
+
+Clips = UInt8[np.ndarray, "_b _t _h _w _c"] | UInt8[Tensor, "_b _t _h _w _c"]
+"""uint8 `b t h w c` from anywhere; nothing yet says that two of them agree in size."""
+
+
+@dataclass(frozen=True)
+class Motion:
+    """What was measured of a set of clips, row i belonging to clip i."""
+
+    statistics: dict[str, Float[np.ndarray, "b"]]
+    """One array per name in `STATISTICS`; NaN = undefined, nothing moves."""
+    histograms: Float[np.ndarray, "b d"]
+    """Velocity and acceleration histograms, d = 2 fields x 8 cells x 8 orientations."""
+
+
+def as_clips(clips: Clips) -> UInt8[np.ndarray, "b t h w c"]:
+    """The one door of this room: tensors and arrays in, a checked uint8 array out.
+
+    Raises:
+        RequestError: not uint8, not `b t h w c`, not 1 or 3 channels, or under 4 frames.
+    """
+    array = clips.detach().cpu().numpy() if isinstance(clips, Tensor) else np.asarray(clips)
+    if array.dtype != np.uint8 or array.ndim != 5 or array.shape[-1] not in (1, 3):
+        raise RequestError(
+            f"Clips are {array.dtype} with shape {list(array.shape)}; "
+            "metrics take uint8 b t h w c with 1 or 3 channels.",
+            "Convert them with vidiff.data.video.to_bytes and move the axes.",
+        )
+    if array.shape[1] < 4:
+        raise RequestError(
+            f"Clips have {array.shape[1]} frames; jerk is a third difference and needs 4.",
+            "Evaluate clips of 4 frames or more.",
+        )
+    return array
+
+
+def measure_motion(clips: Clips, dt: float) -> Motion:
+    """Statistics (1) to (7) and motion histograms of every clip, flow being computed once.
+
+    Args:
+        clips: uint8 `b t h w c`, at least 4 frames.
+        dt: seconds between frames.
+
+    Raises:
+        RequestError: clips of another kind, or dt not positive.
+    """
+    array = as_clips(clips)
+    if not dt > 0:
+        raise RequestError(f"dt is {dt}; it is the seconds between frames and must be positive.")
+    with _one_thread():
+        rows = [_measure_clip(clip, dt) for clip in array]
+    names = zip(STATISTICS, zip(*(row[0] for row in rows), strict=True), strict=True)
+    statistics = {name: np.array(values, dtype=np.float64) for name, values in names}
+    return Motion(statistics, np.stack([row[1] for row in rows]))
+
+
+def motion_histograms(clips: Clips) -> Float[np.ndarray, "b d"]:
+    """Velocity and acceleration histograms alone, at half the cost of `measure_motion`."""
+    array = as_clips(clips)
+    with _one_thread():
+        return np.stack([_histogram(_track(_flows(_for_flow(_luma(clip))))) for clip in array])
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    # DIS splits the picture among threads, and its result depends on where.
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def _measure_clip(
+    clip: UInt8[np.ndarray, "t h w c"], dt: float
+) -> tuple[tuple[float, ...], Float[np.ndarray, "d"]]:
+    luma = _luma(clip)
+    large = _for_flow(luma)
+    flows = _flows(large)
+    tracks = _track(flows)
+    speed = np.linalg.norm(flows, axis=-1) / large.shape[-1]
+    static = _static_fraction(speed)
+    moves = static < 1
+    statistics = (
+        float(speed.mean()) / dt,
+        static,
+        _interp_ratio(large) if moves else math.nan,
+        _jerk_ratio(tracks) if moves else math.nan,
+        float(np.diff(luma.mean(axis=(1, 2)), n=2).std()),
+        _sharpness(luma),
+        _jump(luma) if moves else math.nan,
+    )
+    return statistics, _histogram(tracks)
+
+
+def _luma(clip: UInt8[np.ndarray, "t h w c"]) -> UInt8[np.ndarray, "t h w"]:
+    if clip.shape[-1] == 1:
+        return clip[..., 0]
+    return np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip])
+
+
+def _for_flow(luma: UInt8[np.ndarray, "t h w"]) -> UInt8[np.ndarray, "t y x"]:
+    # DIS matches 8 x 8 patches on a pyramid: below 64 pixels too few of them remain.
+    factor = math.ceil(MIN_FLOW_SIDE / min(luma.shape[1:]))
+    if factor <= 1:
+        return luma
+    size = (luma.shape[2] * factor, luma.shape[1] * factor)
+    return np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC) for frame in luma])
+
+
+def _dis() -> Any:
+    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    dis.setFinestScale(0)
+    return dis
+
+
+def _flows(luma: UInt8[np.ndarray, "t h w"]) -> Float[np.ndarray, "s h w 2"]:
+    """Forward flow of the s = t - 1 pairs, in pixels."""
+    dis = _dis()
+    return np.stack([dis.calc(a, b, None) for a, b in pairwise(luma)])
+
+
+def _track(flows: Float[np.ndarray, "s h w 2"]) -> Float[np.ndarray, "t g g 2"]:
+    """Positions of a grid of points carried along the flow, in frame widths; t = s + 1."""
+    height, width = flows.shape[1:3]
+    centres = (np.arange(GRID) + 0.5) / GRID
+    x, y = np.meshgrid(centres * width - 0.5, centres * height - 0.5)
+    points = [np.stack([x, y], axis=-1).astype(np.float32)]
+    for flow in flows:
+        x, y = points[-1][..., 0], points[-1][..., 1]
+        # A point that has left the picture goes on with the flow of the nearest border.
+        step = cv2.remap(flow, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        points.append(points[-1] + step)
+    return np.stack(points).astype(np.float64) / width
+
+
+def _static_fraction(speed: Float[np.ndarray, "s h w"]) -> float:
+    flat = rearrange(speed, "s h w -> s (h w)")
+    count = max(1, round(FASTEST * flat.shape[1]))
+    fastest = np.partition(flat, -count, axis=1)[:, -count:].mean(axis=1)
+    return float((fastest < STILL).mean())
+
+
+def _interp_ratio(luma: UInt8[np.ndarray, "t h w"]) -> float:
+    dis = _dis()
+    height, width = luma.shape[1:]
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    error = change = 0.0
+    for t in range(1, len(luma) - 1, 2):
+        before, middle, after = (luma[i].astype(np.float32) for i in (t - 1, t, t + 1))
+        forward = dis.calc(luma[t - 1], luma[t + 1], None)
+        backward = dis.calc(luma[t + 1], luma[t - 1], None)
+        half = (forward - backward) / 4
+        parts = [
+            cv2.remap(frame, x + u[..., 0], y + u[..., 1], cv2.INTER_LINEAR, None, border)
+            for frame, u, border in (
+                (before, -half, cv2.BORDER_REPLICATE),
+                (after, half, cv2.BORDER_REPLICATE),
+            )
+        ]
+        error += float(np.abs((parts[0] + parts[1]) / 2 - middle).mean())
+        change += float((np.abs(middle - before) + np.abs(middle - after)).mean()) / 2
+    return error / change if change > 0 else math.nan
+
+
+def _jerk_ratio(tracks: Float[np.ndarray, "t g g 2"]) -> float:
+    velocity = np.linalg.norm(np.diff(tracks, axis=0), axis=-1).mean()
+    jerk = np.linalg.norm(np.diff(tracks, n=3, axis=0), axis=-1).mean()
+    return float(jerk / velocity) if velocity > 0 else math.nan
+
+
+def _sharpness(luma: UInt8[np.ndarray, "t h w"]) -> float:
+    grey = luma.astype(np.float32)
+    return float((np.diff(grey, axis=1) ** 2).mean() + (np.diff(grey, axis=2) ** 2).mean())
+
+
+def _jump(luma: UInt8[np.ndarray, "t h w"]) -> float:
+    change = np.abs(np.diff(luma.astype(np.float32), axis=0)).mean(axis=(1, 2))
+    return float(change.max() / max(float(np.median(change)), 1.0))
+
+
+def _histogram(tracks: Float[np.ndarray, "t g g 2"]) -> Float[np.ndarray, "d"]:
+    velocity = np.diff(tracks, axis=0)
+    return np.concatenate([_oriented(velocity), _oriented(np.diff(velocity, axis=0))])
+
+
+def _oriented(vectors: Float[np.ndarray, "s g g 2"]) -> Float[np.ndarray, "d"]:
+    weight = np.log2(1 + 256 * np.linalg.norm(vectors, axis=-1))
+    angle = np.arctan2(vectors[..., 1], vectors[..., 0])
+    # Bins are centred on the axes: a camera that turns moves all points along one of them.
+    orientation = np.round(angle * ORIENTATIONS / (2 * np.pi)).astype(int) % ORIENTATIONS
+    votes = weight[..., None] * (orientation[..., None] == np.arange(ORIENTATIONS))
+    pattern = "s (cy y) (cx x) k -> cy cx k"
+    cells = [reduce(v, pattern, "mean", cy=2, cx=2) for v in np.array_split(votes, 2)]
+    return np.stack(cells).ravel()

@@ -1,0 +1,392 @@
+"""The parts put together: `loss(batch)`, `sample(condition, seeds)`, `load(run)`.
+
+`VideoDiffusion` owns the only way from bytes to model range and back, the only call of the network
+and the only place where noise is drawn. Training and sampling differ by what they do with one
+function, `denoise(noisy, sigma) -> clean`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from pydantic import Field
+from torch import Tensor, nn
+
+from vidiff.data.index import DataConfig
+from vidiff.data.video import to_bytes, to_unit
+from vidiff.diffusion import guidance, process, samplers
+from vidiff.diffusion.calibration import Calibration
+from vidiff.diffusion.process import Denoiser, ProcessConfig
+from vidiff.errors import RequestError
+from vidiff.models.attention import require_backend
+from vidiff.models.unet import ModelConfig, SpaceTimeUNet
+from vidiff.records import Batch, Condition, draw_normal, draw_uniform, make_generator
+from vidiff.runs import checkpoint
+from vidiff.runs.config import Config
+from vidiff.tasks import TaskConfig, draw, generate
+
+
+class SampleConfig(Config):
+    """How clips are sampled."""
+
+    sampler: samplers.Name = "dpm2m"
+    """Solver; `dpm2m` is best at 10 to 30 steps, `heun` above."""
+    steps: int = Field(24, ge=1, le=10_000)
+    """Steps of the schedule."""
+    grid: str = "karras"
+    """Spacing of the levels: `karras`, `flow` or `quantile`."""
+    guidance: float = 1.0
+    """Weight of classifier-free guidance; 1 is none."""
+    interval: tuple[float, float] | None = None
+    """Noise levels between which guidance acts; everywhere by default."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The loss of a batch and what it is made of."""
+
+    value: Float[Tensor, ""]
+    """Mean over clips of equation (3) of process.py: what is minimised."""
+    error: Float[Tensor, "b t"]
+    """Weighted error of each frame; 1 for a network that says nothing."""
+    sigma: Float[Tensor, "b t"]
+    """Level of each frame (the largest of its pixels)."""
+
+
+class VideoDiffusion:
+    """A denoiser of clips, calibrated to a folder.
+
+    Args:
+        network: the space-time U-Net.
+        calibration: measured on the training clips.
+        num_frames: frames of a clip.
+        size: side of the square frames in pixels.
+        process: noise levels in training.
+        tasks: mixture of level patterns in training.
+
+    Attributes:
+        weights_hash: SHA-256 of the weights that `load` chose.
+        data, seed: how its training clips were cut and split, so that the same are held out again.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        calibration: Calibration,
+        num_frames: int,
+        size: int,
+        process: ProcessConfig | None = None,
+        tasks: TaskConfig | None = None,
+    ) -> None:
+        self.network = network
+        self.calibration = calibration
+        self.num_frames, self.size = num_frames, size
+        self.process = process or ProcessConfig()
+        self.tasks = tasks or TaskConfig()
+        self.weights_hash = ""
+        self.data: DataConfig | None = None
+        self.seed = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lives."""
+        return next(self.network.parameters()).device
+
+    @property
+    def fps(self) -> float:
+        """Frames a second of the clips it was trained on."""
+        return 1 / self.calibration.dt
+
+    def to_model(self, frames: UInt8[Tensor, "b t h w c"]) -> Float[Tensor, "b c t h w"]:
+        """Bytes to model range: zero mean and sd 0.5 in each channel of the training clips."""
+        x = to_unit(frames.to(self.device))
+        return self.calibration.scale(rearrange(x, "b t h w c -> b c t h w"))
+
+    def to_frames(self, x: Float[Tensor, "b c t h w"]) -> UInt8[Tensor, "b t h w c"]:
+        """Model range to bytes."""
+        unit = rearrange(self.calibration.unscale(x.float()), "b c t h w -> b t h w c")
+        return to_bytes(unit).cpu()
+
+    def levels(self, quantiles: Tensor) -> Tensor:
+        """Training levels at uniform quantiles."""
+        c, p = self.calibration, self.process
+        mean = c.p_mean if p.p_mean is None else p.p_mean
+        return process.draw_levels(quantiles, mean, p.p_std, p.tail, c.sigma_min, c.sigma_max)
+
+    def _ask(
+        self, network: nn.Module, noisy: Tensor, sigma: Tensor, condition: dict[str, Any]
+    ) -> tuple[Float[Tensor, "b c t h w"], Float[Tensor, "b t"]]:
+        """Equation (2) of process.py: the denoised clip and the learned log-uncertainty."""
+        b, _, t, _, _ = noisy.shape
+        c = process.scalings(sigma)
+        frame = c.noise.amax(dim=(3, 4), keepdim=True).expand(b, 1, t, 1, 1)
+        pixel = c.noise - frame if c.noise.shape[-1] > 1 else None
+        out, u = network(c.into * noisy, frame[:, 0, :, 0, 0], pixel_noise=pixel, **condition)
+        return c.skip * noisy + c.out * out.float(), u.float()
+
+    def loss(
+        self,
+        batch: Batch,
+        seed: int,
+        batch_size: int | None = None,
+        network: nn.Module | None = None,
+        condition: Condition | None = None,
+        image_mode: bool = False,
+    ) -> Loss:
+        """The training loss of a batch, a function of (seed, positions) alone.
+
+        Args:
+            batch: clips and their global positions.
+            batch_size: the global batch, over which the levels are stratified.
+            network: the prepared network to call; by default this one's.
+            condition: a field of levels instead of one drawn from the mixture.
+        """
+        positions, total = list(batch.positions), batch_size or len(batch)
+        if condition is None:
+            quantiles = _stratified(seed, positions, total)
+            condition = draw(self.tasks, self.levels, quantiles, batch.frames, seed, positions)
+        clean = self.to_model(batch.frames)
+        noise = draw_normal(seed, positions, "noise", tuple(clean.shape[1:])).to(self.device)
+        sigma = condition.floor.to(self.device)
+        noisy = process.add_noise(clean, sigma, noise)
+        extra = self._conditions(batch.dt, batch.label) | {"image_mode": image_mode}
+        denoised, u = self._ask(network or self.network, noisy, sigma, extra)
+        error = process.weighted_error(denoised, clean, sigma, self.process.motion_emphasis)
+        weight = torch.ones_like(error)
+        if condition.weight is not None:
+            weight = condition.weight.to(self.device).mean(dim=(1, 3, 4))
+        value = process.balance(error, u, weight).mean()
+        level = sigma.amax(dim=(1, 3, 4)).expand_as(error)
+        return Loss(value, error.detach(), level)
+
+    def _conditions(self, dt: Tensor | None, label: Tensor | None) -> dict[str, Any]:
+        if dt is None:
+            raise RequestError("The frame spacing dt of these clips is missing.")
+        ratio = (dt / self.calibration.dt).to(self.device, torch.float32)
+        return {"dt": ratio, "label": None if label is None else label.to(self.device)}
+
+    def denoiser(self, condition: Condition) -> Denoiser:
+        """`denoise(noisy, sigma) -> clean` under a condition, guided by nothing."""
+        dt = condition.dt
+        if dt is None:
+            dt = torch.full((len(condition),), self.calibration.dt)
+        extra = self._conditions(dt, condition.label)
+
+        def denoise(noisy: Tensor, sigma: Tensor) -> Tensor:
+            return self._ask(self.network, noisy, sigma, extra)[0]
+
+        return denoise
+
+    @torch.no_grad()
+    def sample(
+        self,
+        condition: Condition | None = None,
+        seeds: Sequence[int] = (0,),
+        config: SampleConfig | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        chunk: int = 8,
+    ) -> UInt8[Tensor, "b t h w c"]:
+        """New clips, one for each seed; clip i is a function of its seed and its condition alone.
+
+        Args:
+            condition: the task; plain generation by default. One row serves all seeds.
+            seeds: one a clip.
+            config: sampler, steps, guidance.
+            progress: called with (denoiser calls done, calls in all).
+            chunk: clips sampled together.
+
+        Raises:
+            RequestError: rows of the condition and seeds do not match.
+            NumbersError: the clips came out non-finite.
+        """
+        config, seeds = config or SampleConfig(), list(seeds)
+        condition = condition or generate(len(seeds), self.num_frames)
+        condition = _repeat(condition, len(seeds))
+        self.network.eval()
+        parts = []
+        pieces = range(0, len(seeds), chunk)
+        for done, i in enumerate(pieces):
+            rows = slice(i, i + chunk)
+
+            def tell(call: int, calls: int, done: int = done) -> None:
+                if progress:
+                    progress(done * calls + call, len(pieces) * calls)
+
+            part = _rows(condition, rows)
+            parts.append(self._sample_chunk(part, seeds[rows], config, tell))
+        return torch.cat(parts)
+
+    def _sample_chunk(
+        self,
+        condition: Condition,
+        seeds: list[int],
+        config: SampleConfig,
+        progress: Callable[[int, int], None],
+    ) -> UInt8[Tensor, "b t h w c"]:
+        c, device = self.calibration, self.device
+        floor, start = condition.floor.to(device), condition.start.to(device)
+        t = floor.shape[2]
+        shape = (len(c.mean), t, self.size, self.size)
+        y = draw_normal(0, seeds, "sample", shape).to(device)
+        grid = samplers.GRIDS[config.grid](config.steps, c.sigma_min, c.sigma_max)
+        levels = samplers.spread(grid, floor, start, condition.lag)
+        y = y * levels[0]
+        if condition.known is not None:
+            known = self.to_model(condition.known)
+            y = y + torch.where(torch.isfinite(start), known, 0.0)
+        calls = (len(levels) - 1) * samplers.CALLS_A_STEP.get(config.sampler, 1)
+        denoise = _counted(self._guided(condition, config), calls, progress)
+
+        def fresh(step: int) -> Tensor:
+            return draw_normal(step + 1, seeds, "sample", shape).to(device)
+
+        y = samplers.SAMPLERS[config.sampler](denoise, y, levels, fresh)
+        frames = self.to_frames(y)
+        if condition.known is None:
+            return frames
+        held = rearrange(condition.held, "b 1 t h w -> b t h w 1")
+        return torch.where(held, condition.known, frames)
+
+    def _guided(self, condition: Condition, config: SampleConfig) -> Denoiser:
+        denoise = self.denoiser(condition)
+        if config.guidance == 1:
+            return denoise
+        if condition.label is None:
+            raise RequestError(
+                f"guidance={config.guidance:g} needs a class or a text to guide towards.",
+                "Train with model.classes set, or sample with guidance 1.",
+            )
+        interval = config.interval or (0.0, float("inf"))
+        blank = replace(condition, label=torch.full_like(condition.label, -1), text=None)
+        reference = self.denoiser(blank)
+        return guidance.guide(denoise, reference, config.guidance, interval)
+
+
+def build(
+    model: ModelConfig,
+    calibration: Calibration,
+    num_frames: int,
+    size: int,
+    process: ProcessConfig | None = None,
+    tasks: TaskConfig | None = None,
+    seed: int = 0,
+) -> VideoDiffusion:
+    """A fresh model, its weights a function of `seed`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(make_generator(seed, 0, "weights").initial_seed())
+        network = SpaceTimeUNet(model, size, channels=len(calibration.mean))
+    require_backend(model.attention, torch.device("cpu"))
+    return VideoDiffusion(network, calibration, num_frames, size, process, tasks)
+
+
+def describe(model: VideoDiffusion, config: ModelConfig) -> dict[str, Any]:
+    """What `load` needs beside the weights, as JSON values; stored in every checkpoint."""
+    return {
+        "model": config.model_dump(mode="json"),
+        "process": model.process.model_dump(mode="json"),
+        "tasks": model.tasks.model_dump(mode="json"),
+        "calibration": model.calibration.model_dump(mode="json"),
+        "num_frames": model.num_frames,
+        "size": model.size,
+        "data": None if model.data is None else model.data.model_dump(mode="json"),
+        "seed": model.seed,
+    }
+
+
+def load(run: str | Path, weights: str = "ema") -> VideoDiffusion:
+    """A trained model from a run folder or one checkpoint, ready to sample.
+
+    Args:
+        run: a run folder, its newest valid checkpoint is used; or a `step-NNNNNNNN` folder.
+        weights: `ema` (the first track), the stem of another track's file, or `model` for the
+            raw weights.
+
+    Raises:
+        RequestError: no such run, or no such weights in it.
+        VidiffError: every checkpoint is damaged.
+    """
+    folder = Path(run)
+    if not (folder / "manifest.json").is_file():
+        found = checkpoint.latest(folder / "checkpoints")
+        if found is None:
+            raise RequestError(
+                f"{run} holds no valid checkpoint.",
+                "Name a folder that `vidiff train` wrote, or let the training reach its first "
+                "checkpoint.",
+            )
+        folder = found[0]
+    names = sorted(p.stem for p in folder.glob("*.safetensors") if p.stem != "optim")
+    tracks = [n for n in names if n.startswith("ema")] or ["model"]
+    chosen = tracks[0] if weights == "ema" else weights
+    if chosen not in names:
+        raise RequestError(
+            f"{folder} holds no weights named {weights!r}.", f"It holds: {', '.join(names)}."
+        )
+    tensors, state = checkpoint.load(folder, only=["model", chosen])
+    parts = state["pipeline"]
+    model = build(
+        ModelConfig(**parts["model"]),
+        Calibration(**parts["calibration"]),
+        parts["num_frames"],
+        parts["size"],
+        ProcessConfig(**parts["process"]),
+        TaskConfig(**parts["tasks"]),
+    )
+    model.network.load_state_dict(tensors["model"] | tensors[chosen])
+    model.network.eval().requires_grad_(False)
+    model.data = None if parts["data"] is None else DataConfig(**parts["data"])
+    model.seed = parts["seed"]
+    model.weights_hash = checkpoint.weights_hash(tensors[chosen])
+    return model
+
+
+def _stratified(seed: int, positions: list[int], batch_size: int) -> Float[Tensor, "b"]:
+    """The quantile of each position: one in each bin of its global batch, in shuffled order."""
+    slots = []
+    for position in positions:
+        step, place = divmod(position, batch_size)
+        order = torch.randperm(batch_size, generator=make_generator(seed, step, "strata"))
+        slots.append(float(order[place]))
+    uniform = draw_uniform(seed, positions, "level")
+    return process.stratify(uniform, torch.tensor(slots), batch_size)
+
+
+def _rows(condition: Condition, rows: slice) -> Condition:
+    names = ("floor", "start", "known", "weight", "dt", "label", "text")
+    cut = {n: getattr(condition, n) for n in names}
+    return replace(condition, **{n: v[rows] for n, v in cut.items() if v is not None})
+
+
+def _repeat(condition: Condition, count: int) -> Condition:
+    if len(condition) == count:
+        return condition
+    if len(condition) != 1:
+        raise RequestError(
+            f"The task has {len(condition)} clips and {count} seeds; they must be as many.",
+            "Give one seed a clip, or a task of one clip for all seeds.",
+        )
+    names = ("floor", "start", "known", "weight", "dt", "label", "text")
+    rows = {n: getattr(condition, n) for n in names}
+    return replace(
+        condition,
+        **{n: v.repeat(count, *[1] * (v.ndim - 1)) for n, v in rows.items() if v is not None},
+    )
+
+
+def _counted(denoise: Denoiser, calls: int, progress: Callable[[int, int], None]) -> Denoiser:
+    done = 0
+
+    def counted(noisy: Tensor, sigma: Tensor) -> Tensor:
+        nonlocal done
+        out = denoise(noisy, sigma)
+        done += 1
+        progress(min(done, calls), calls)
+        return out
+
+    return counted

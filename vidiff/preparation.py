@@ -1,0 +1,389 @@
+"""From words to a run that is ready for its first step: config, folder, calibration, plan, resume.
+
+Everything here happens once, on every process alike, before the loop of training.py begins.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from einops import rearrange
+from pydantic import Field
+from torch import Tensor, nn
+
+from vidiff.data.index import DataConfig, Index, scan
+from vidiff.data.loading import read_all
+from vidiff.data.video import to_unit
+from vidiff.diffusion.calibration import Calibration, calibrate
+from vidiff.diffusion.process import ProcessConfig
+from vidiff.errors import RequestError
+from vidiff.models.ema import PowerEma
+from vidiff.models.optimizers import OptimizerConfig, make_optimizers
+from vidiff.models.unet import ModelConfig, hidden_matrix, resolve
+from vidiff.pipeline import VideoDiffusion, build, describe
+from vidiff.records import Batch
+from vidiff.runs import checkpoint
+from vidiff.runs.config import Config, differences, dump_yaml, load_config
+from vidiff.runs.files import read_json, write_json, write_text
+from vidiff.tasks import TaskConfig
+
+
+class LoopConfig(Config):
+    """How long, how often, how much at once."""
+
+    steps: int = Field(10_000, ge=1)
+    """Optimizer steps; the learning rate falls to zero over them."""
+    max_minutes: float | None = Field(None, gt=0)
+    """Time for the steps: their number is then planned from the measured speed, once, before
+    the first, and kept with the run, so that an interrupted run ends where it would have."""
+    batch_size: int = Field(8, ge=1)
+    """Clips a step over all processes."""
+    micro_batch: int | None = Field(None, ge=1)
+    """Clips a process takes at once; the rest of its share is accumulated."""
+    checkpoint_every: int = Field(500, ge=1)
+    """Optimizer steps between checkpoints."""
+    keep: int = Field(2, ge=1)
+    """Checkpoints kept; older ones are removed after a new one stands."""
+    log_every: int = Field(10, ge=1)
+    """Optimizer steps between lines of metrics.jsonl."""
+    held_out_every: int = Field(250, ge=1)
+    """Optimizer steps between held-out losses."""
+    held_out_clips: int = Field(16, ge=1)
+    """Held-out clips they are measured on."""
+    preview_every: int = Field(1000, ge=1)
+    """Optimizer steps between preview sheets in samples/."""
+    calibration_clips: int = Field(256, ge=2)
+    """Training clips that the calibration reads."""
+    image_share: float = Field(0.0, ge=0, le=1)
+    """Share of steps in which the frames are taken as independent pictures."""
+    ema: tuple[float, ...] = (0.05, 0.10)
+    """Relative widths of the weight averages; the first is used for sampling."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto`: bf16 on CUDA, fp32 on the CPU. Weights, averages and losses are always fp32."""
+    spike: float = Field(10.0, gt=1)
+    """A step whose gradient norm exceeds this many running medians is skipped."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads of a process; by default torch's own choice."""
+
+
+class TrainConfig(Config):
+    """Everything a run depends on; stored with it as config.yaml."""
+
+    out: str = "runs/vidiff"
+    """Folder of the run. The same command again resumes it."""
+    seed: int = Field(0, ge=0)
+    """Key of every random number of the run."""
+    data: DataConfig
+    """Clips."""
+    model: ModelConfig = ModelConfig()
+    """Network."""
+    process: ProcessConfig = ProcessConfig()
+    """Noise levels."""
+    tasks: TaskConfig = TaskConfig()
+    """Mixture of tasks in training."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """How the weights move."""
+    train: LoopConfig = LoopConfig()
+    """How long and how often."""
+
+
+FREE_TO_CHANGE = ("out", "data.root", "data.workers", "data.cache_mb", "train.log_every",
+                  "train.keep", "train.threads", "train.preview_every", "train.max_minutes",
+                  "train.micro_batch", "train.checkpoint_every")  # fmt: skip
+"""Keys that may differ on resume: the weights do not depend on them."""
+
+
+@dataclass
+class State:
+    """All that changes while training; saves and loads itself."""
+
+    network: nn.Module
+    ema: PowerEma
+    optimizers: list[torch.optim.Optimizer]
+    step: int = 0
+    norms: list[float] = field(default_factory=list)
+    bad_in_a_row: int = 0
+
+    def save(self, folder: Path, about: dict[str, Any], keep: int) -> Path:
+        """Publish a checkpoint of this state."""
+        tensors: dict[str, dict[str, Tensor]] = {"model": dict(self.network.state_dict())}
+        for width in self.ema.tracks:
+            tensors[f"ema-{width:.3f}"] = self.ema.state(width)
+        plain = []
+        flat: dict[str, Tensor] = {}
+        for i, optimizer in enumerate(self.optimizers):
+            part, rest = checkpoint.flatten_optimizer(optimizer.state_dict())
+            flat |= {f"{i}.{name}": value for name, value in part.items()}
+            plain.append(rest)
+        tensors["optim"] = flat
+        own = {"step": self.step, "norms": self.norms, "bad_in_a_row": self.bad_in_a_row}
+        state = {**about, "train": own, "optimizers": plain}
+        return checkpoint.save(folder, self.step, tensors, state, keep)
+
+    def load(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        self.network.load_state_dict(tensors["model"])
+        for width in self.ema.tracks:
+            self.ema.load(width, tensors[f"ema-{width:.3f}"])
+        for i, (optimizer, plain) in enumerate(
+            zip(self.optimizers, state["optimizers"], strict=True)
+        ):
+            prefix = f"{i}."
+            own = {n.removeprefix(prefix): v for n, v in tensors["optim"].items()
+                   if n.startswith(prefix)}  # fmt: skip
+            optimizer.load_state_dict(checkpoint.unflatten_optimizer(own, plain))
+        self.step = state["train"]["step"]
+        self.norms = list(state["train"]["norms"])
+        self.bad_in_a_row = state["train"]["bad_in_a_row"]
+
+
+@dataclass
+class Session:
+    """A run between its folder and its loop."""
+
+    config: TrainConfig
+    folder: Path
+    accelerator: Accelerator
+    index: Index
+    model: VideoDiffusion
+    prepared: nn.Module
+    """The network as Accelerate wraps it."""
+    state: State
+    steps: int
+    about: dict[str, Any]
+    """What a checkpoint tells beside the state."""
+
+    @property
+    def main(self) -> bool:
+        """True on the one process that writes."""
+        return bool(self.accelerator.is_main_process)
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """(clips at once, parts a step) of one process."""
+        loop = self.config.train
+        own = loop.batch_size // self.accelerator.num_processes
+        micro = loop.micro_batch or own
+        return micro, own // micro
+
+
+def read_config(
+    config: TrainConfig | str | Path | None,
+    words: Sequence[str] = (),
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+) -> TrainConfig:
+    """A configuration from a file or an object, with words on top; checked as a whole.
+
+    Raises:
+        RequestError: every problem at once.
+    """
+    extra = [*words]
+    extra += [f"data.root={data}"] if data is not None else []
+    extra += [f"out={out}"] if out is not None else []
+    if isinstance(config, TrainConfig):
+        merged = config.model_dump(mode="json")
+        if data is not None:
+            merged["data"]["root"] = str(data)
+        if out is not None:
+            merged["out"] = str(out)
+        config = TrainConfig.model_validate(merged)
+        if words:
+            raise RequestError("Words go on top of a file, not of a TrainConfig object.")
+    else:
+        config = load_config(TrainConfig, config, extra)
+    resolve(config.model, config.data.size)
+    if config.tasks.pixels and not config.model.pixel_levels:
+        raise RequestError(
+            f"tasks.pixels={config.tasks.pixels:g} needs a network that accepts pixel levels.",
+            "Set model.pixel_levels=true, or tasks.pixels=0.",
+        )
+    return config
+
+
+def prepare(config: TrainConfig, index: Index | None, say: Callable[[str], None]) -> Session:
+    """All duties before the first step.
+
+    Raises:
+        RequestError: the folder holds a run with another configuration or other data.
+        DataError: the clips cannot be used.
+    """
+    accelerator = start_accelerator(config.train)
+    folder = Path(config.out)
+    if accelerator.is_main_process:
+        claim(config)
+    else:
+        say = _silent
+    accelerator.wait_for_everyone()
+    index = index or scan(config.data, config.seed)
+    index.require()
+    calibration = _calibration(config, index.split("train"), accelerator, say)
+    data = config.data
+    model = build(
+        config.model, calibration, data.num_frames, data.size, config.process, config.tasks,
+        config.seed,
+    )  # fmt: skip
+    model.data, model.seed = data.model_copy(update={"root": ""}), config.seed
+    network = model.network.to(accelerator.device)
+    optimizers = make_optimizers(
+        config.optimizer, network, hidden_matrix, config.model.norm == "mp"
+    )
+    state = State(network, PowerEma(network, config.train.ema), optimizers)
+    about = {"pipeline": describe(model, config.model), "data": index.digest}
+    _resume(state, folder, index, say)
+    prepared = accelerator.prepare_model(network)
+    session = Session(config, folder, accelerator, index, model, prepared, state, 0, about)
+    session.steps = _plan(session, say)
+    say(_summary(session))
+    return session
+
+
+def start_accelerator(loop: LoopConfig) -> Accelerator:
+    """Devices and processes, by Accelerate; checks that the batch divides.
+
+    Raises:
+        RequestError: the global batch does not divide, with the nearest that do.
+    """
+    cpu = not torch.cuda.is_available()
+    if loop.threads:
+        torch.set_num_threads(loop.threads)
+    bf16 = loop.precision == "bf16" or (loop.precision == "auto" and not cpu)
+    accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if bf16 else "no")
+    unit = accelerator.num_processes * (loop.micro_batch or 1)
+    if loop.batch_size % unit:
+        below = loop.batch_size // unit * unit
+        near = f"{below} or {below + unit}" if below else f"{unit}"
+        raise RequestError(
+            f"train.batch_size={loop.batch_size} does not divide into {accelerator.num_processes} "
+            f"process(es) of micro-batches of {loop.micro_batch or 1}.",
+            f"Use train.batch_size={near}.",
+        )
+    return accelerator
+
+
+def claim(config: TrainConfig) -> None:
+    """Make the run's folder, or check that it is this run's.
+
+    Raises:
+        RequestError: it holds another run; the differences are shown.
+    """
+    stored = Path(config.out) / "config.yaml"
+    if not stored.exists():
+        write_text(stored, dump_yaml(config))
+        return
+    old = load_config(TrainConfig, stored)
+    changed = [
+        line for line in differences(old, config) if line.split(":")[0] not in FREE_TO_CHANGE
+    ]
+    if changed:
+        raise RequestError(
+            f"{config.out} holds a run with another configuration:\n  " + "\n  ".join(changed),
+            f"Choose another out=, or repeat the stored configuration (vidiff train {stored}).",
+        )
+
+
+def _silent(text: str) -> None:
+    """Where the lines of all processes but the first go."""
+
+
+def _calibration(
+    config: TrainConfig, train_set: Index, accelerator: Accelerator, say: Callable[[str], None]
+) -> Calibration:
+    """The run's calibration: measured once, then read back."""
+    path = Path(config.out) / "calibration.json"
+    if accelerator.is_main_process and not path.exists():
+        measured = measure(train_set, config.train.calibration_clips, config.seed)
+        say("Calibration\n" + measured.table())
+        write_json(path, measured.model_dump(mode="json"))
+    accelerator.wait_for_everyone()
+    return Calibration(**read_json(path))
+
+
+def measure(train_set: Index, count: int, seed: int) -> Calibration:
+    """Calibrate on up to `count` evenly spread training clips."""
+    batch = read_all(train_set, count, seed)
+    clips = rearrange(to_unit(batch.frames), "b t h w c -> b c t h w")
+    return calibrate(clips.split(16), float(batch.dt.median()))
+
+
+def _resume(state: State, folder: Path, index: Index, say: Callable[[str], None]) -> None:
+    found = checkpoint.latest(folder / "checkpoints")
+    if found is None:
+        return
+    path, skipped = found
+    tensors, stored = checkpoint.load(path)
+    if stored["data"] != index.digest:
+        raise RequestError(
+            f"The clips under {index.config.root} are not those of the run in {folder}.",
+            "Restore the folder, or start a new run with another out=.",
+        )
+    state.load(tensors, stored)
+    for sentence in skipped:
+        say(sentence)
+    say(f"Resuming from {path.name}.")
+
+
+def _plan(session: Session, say: Callable[[str], None]) -> int:
+    """How many steps: as configured, or as many as fit in `train.max_minutes`, decided once."""
+    loop, path = session.config.train, session.folder / "plan.json"
+    if loop.max_minutes is None:
+        return loop.steps
+    if session.main and not path.exists():
+        seconds = _seconds_a_step(session)
+        steps = max(1, min(loop.steps, int(60 * loop.max_minutes / seconds)))
+        write_json(path, {"steps": steps, "seconds_a_step": seconds})
+        say(f"{seconds:.2f} s a step: {steps} steps fit in {loop.max_minutes:g} minutes.")
+    planned = [read_json(path)["steps"] if session.main else 0]
+    if session.accelerator.num_processes > 1:
+        broadcast_object_list(planned)
+    return int(planned[0])
+
+
+def _seconds_a_step(session: Session, tries: int = 6) -> float:
+    """Median time of forward and backward on one process, the first tries left out as warm-up."""
+    micro, parts = session.share
+    data, model = session.config.data, session.model
+    shape = (micro, data.num_frames, data.size, data.size, len(model.calibration.mean))
+    frames = torch.zeros(shape, dtype=torch.uint8)
+    batch = Batch(
+        frames, torch.full((micro,), model.calibration.dt), tuple(range(micro)), ("",) * micro
+    )
+    spent = []
+    for _ in range(tries):
+        began = time.perf_counter()
+        model.loss(batch, 0).value.backward()
+        spent.append(time.perf_counter() - began)
+    for optimizer in session.state.optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    overhead = 1.06  # optimizer, averages and loading, measured on two cores
+    return overhead * parts * sorted(spent[2:])[len(spent[2:]) // 2]
+
+
+def _summary(session: Session) -> str:
+    config, state = session.config, session.state
+    count = sum(p.numel() for p in state.network.parameters())
+    windows = {side: session.index.split(side).num_windows for side in ("train", "test")}
+    layout = resolve(config.model, config.data.size)
+    size = count * 4 * (3 + len(config.train.ema)) / 1e6
+    return "\n".join(
+        [
+            f"Network      {count / 1e6:.2f} M parameters, widths {layout.widths}, "
+            f"patch {layout.patch}, {config.model.norm}",
+            f"Clips        {config.data.num_frames} frames of {config.data.size}x"
+            f"{config.data.size}; {windows['train']} windows to train on, "
+            f"{windows['test']} held out",
+            f"Steps        {state.step} of {session.steps} done, "
+            f"{config.train.batch_size} clips each on "
+            f"{session.accelerator.num_processes} process(es), "
+            f"{session.accelerator.device.type}",
+            f"Checkpoints  about {size:.0f} MB each, {config.train.keep} kept in "
+            f"{session.folder / 'checkpoints'}",
+        ]
+    )
