@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -17,9 +18,10 @@ from conftest import TINY_RUN
 
 from vidiff.errors import NumbersError, RequestError
 from vidiff.models.ema import PowerEma
-from vidiff.preparation import State, TrainConfig, read_config
+from vidiff.preparation import TrainConfig, read_config
 from vidiff.runs import checkpoint
 from vidiff.runs.tracking import read_metrics
+from vidiff.state import State
 from vidiff.training import judge, train
 
 LAST = "checkpoints/step-00000006"
@@ -57,17 +59,26 @@ def test_weights_differ_when_the_seed_does(run: Path, clips: Path, tmp_path: Pat
     assert "model.safetensors" in same_files(run, other)
 
 
-def start(words: list[str], processes: int = 1) -> subprocess.Popen[str]:
+def start(
+    words: list[str], processes: int = 1, largest_file: int | None = None
+) -> subprocess.Popen[str]:
     """A training in processes of its own, as a person would start it."""
-    launcher = []
-    if processes > 1:
-        launcher = ["-m", "torch.distributed.run", "--standalone"]
-        launcher += ["--nproc-per-node", str(processes)]
     config = Path(__file__).parent.parent / "configs" / "tiny.yaml"
-    command = [sys.executable, *launcher, "-m", "vidiff", "train", str(config), *words]
+    command = [sys.executable, "-m", "vidiff", "train", str(config), *words]
+    command += ["--nproc", str(processes)] if processes > 1 else []
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+
+    def limit() -> None:
+        if largest_file:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+
     return subprocess.Popen(
-        command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=limit,
     )
 
 
@@ -137,6 +148,21 @@ def wait_for(ready, process: subprocess.Popen[str], seconds: float = 120) -> Non
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+def test_a_disk_that_takes_no_more_ends_in_a_sentence_and_loses_nothing(
+    clips: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "full"
+    process = start(words_for(clips, out), largest_file=50_000)
+    text = process.communicate(timeout=120)[0]
+    assert process.returncode == 1, text
+    assert "error: " in text
+    assert "Traceback" not in text
+    assert [p.name for p in (out / "checkpoints").iterdir()] == []
+    again = start(words_for(clips, out))
+    assert again.wait(timeout=240) == 0
+    again.communicate()
 
 
 def test_an_existing_run_with_another_config_is_refused_and_left_alone(

@@ -94,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--minutes", type=float, default=10, help="time for all of it (default: 10)")
     demo.add_argument("--data", default="walk", help="walk, bunny, or a folder of your own clips")
     demo.add_argument("--seed", type=int, default=0, help="key of all random numbers")
+    demo.add_argument("--samples", type=int, default=128, help="clips to score (default: 128)")
 
     data = commands.add_parser("data", help="look at a folder of clips before training on it")
     verbs = data.add_subparsers(title="verbs", metavar="VERB", required=True)
@@ -171,7 +172,12 @@ def _demo(args: argparse.Namespace) -> int:
     from vidiff.runs.config import make_config
 
     config = make_config(
-        DemoConfig, out=args.out, minutes=args.minutes, data=args.data, seed=args.seed
+        DemoConfig,
+        out=args.out,
+        minutes=args.minutes,
+        data=args.data,
+        seed=args.seed,
+        samples=args.samples,
     )
     if args.dry_run:
         print(f"Would write clips, a run, samples and report.html into {config.out}:")

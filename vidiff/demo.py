@@ -16,7 +16,7 @@ from __future__ import annotations
 import importlib.util
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,7 @@ from vidiff.preparation import TrainConfig
 from vidiff.runs.config import Config
 from vidiff.runs.files import read_json, write_json
 from vidiff.runs.page import Page
-from vidiff.runs.tracking import read_metrics
+from vidiff.runs.tracking import Progress, read_metrics
 from vidiff.training import train
 
 EPISODES = 200
@@ -69,10 +69,10 @@ def run_demo(config: DemoConfig) -> Path:
     """
     began = time.monotonic()
     out = Path(config.out)
-    _claim(config, out)
+    claim(config, out)
     _say(began, "1/5 clips")
     root = _clips(config, out)
-    recipe = _recipe(config, root, out)
+    recipe = recipe_for(config, root, out)
     index = scan(recipe.data, recipe.seed)
     index.require()
     print(index.table() if len(index.entries) <= 12 else _brief(index))
@@ -82,16 +82,18 @@ def run_demo(config: DemoConfig) -> Path:
     model = load(run.folder)
     seeds = tuple(range(config.samples))
     made = generate(model, out / "samples", Request(seeds=seeds[:8], gif=True))
-    generated = model.sample(seeds=seeds, chunk=16).numpy()
+    generated = model.sample(seeds=seeds, chunk=16, progress=_watch()).numpy()
     _say(began, "4/5 scoring them against held-out clips")
     held_out = read_all(index.split("test"), 2 * config.samples, config.seed).frames.numpy()
     known = read_all(index.split("train"), 4 * config.samples, config.seed).frames.numpy()
+    watch = _watch()
     report = score_clips(
         generated,
         held_out,
         dt=model.calibration.dt,
         train=known,
         config=EvalConfig(num_clips=config.samples, seed=config.seed),
+        progress=lambda share, what: watch(round(100 * share), 100),
     )
     print(report)
     _say(began, "5/5 writing the report")
@@ -178,7 +180,7 @@ def _show_training(page: Page, run: Path) -> None:
     )  # fmt: skip
 
 
-def _claim(config: DemoConfig, out: Path) -> None:
+def claim(config: DemoConfig, out: Path) -> None:
     """The folder belongs to one demo; its settings are kept in demo.json."""
     path = out / "demo.json"
     settings = config.model_dump(mode="json", exclude={"out"})
@@ -197,7 +199,21 @@ def _say(began: float, text: str) -> None:
     print(f"[{minutes}:{seconds:02d}] {text}", flush=True)
 
 
-def _recipe(config: DemoConfig, root: Path, out: Path) -> TrainConfig:
+def _watch() -> Callable[[int, int], None]:
+    """Shows how far a stage is, and how long it takes still."""
+    shown: list[Progress] = []
+
+    def update(done: int, total: int) -> None:
+        if not shown:
+            shown.append(Progress(total, every=10))
+        shown[0].update(done)
+        if done >= total:
+            shown[0].close()
+
+    return update
+
+
+def recipe_for(config: DemoConfig, root: Path, out: Path) -> TrainConfig:
     """The demo's training: configs/tiny.yaml's network and loop, for the time there is."""
     minutes = config.minutes * (1 - OVERHEAD)
     return TrainConfig.model_validate(
@@ -206,8 +222,9 @@ def _recipe(config: DemoConfig, root: Path, out: Path) -> TrainConfig:
             "seed": config.seed,
             "data": {"root": str(root), "num_frames": 16, "size": 48, "held_out": 0.2},
             "model": {"size": "tiny", "patch": 4},
+            "process": {"p_mean": -0.4, "p_std": 1.5},
             "tasks": {"shared": 0.8, "context": 0.2, "sorted": 0, "independent": 0},
-            "optimizer": {"warmup": 30},
+            "optimizer": {"lr": 0.04, "warmup": 30},
             "train": {
                 "steps": 100_000,
                 "max_minutes": minutes,
@@ -262,7 +279,10 @@ def write_walks(root: Path, seed: int = 0, episodes: int = EPISODES) -> int:
 
 
 def _walks(seed: int) -> Iterator[UInt8[np.ndarray, "t h w c"]]:
-    """Episodes without end: a random step held for a while, turned round at a wall."""
+    """Episodes without end: a random step held for a while, turned round at a wall.
+
+    Frames in which nothing changed are left out, so that a walk does not pause at a wall.
+    """
     import cv2
     import vizdoom
 
@@ -286,11 +306,11 @@ def _walks(seed: int) -> Iterator[UInt8[np.ndarray, "t h w c"]]:
             step, held = rng.choice(steps), 0
             while not game.is_episode_finished():
                 frame = game.get_state().screen_buffer[:, 20:140]
-                frames.append(cv2.resize(frame, (64, 64), interpolation=cv2.INTER_AREA))
-                still = (
-                    len(frames) > 2 and np.abs(np.subtract(*frames[-2:], dtype=float)).mean() < 0.5
-                )
+                frame = cv2.resize(frame, (64, 64), interpolation=cv2.INTER_AREA)
+                still = bool(frames) and _change(frame, frames[-1]) < 0.5
                 held += 1
+                if not still:
+                    frames.append(frame)
                 if still or held % 8 == 0:
                     others = [s for s in steps if s != step]
                     step = rng.choice(others if still and others else steps)
@@ -298,6 +318,11 @@ def _walks(seed: int) -> Iterator[UInt8[np.ndarray, "t h w c"]]:
             yield np.stack(frames[8:] or frames)
     finally:
         game.close()
+
+
+def _change(a: UInt8[np.ndarray, "h w c"], b: UInt8[np.ndarray, "h w c"]) -> float:
+    """Mean absolute difference of two frames, in grey levels."""
+    return float(np.abs(np.subtract(a, b, dtype=float)).mean())
 
 
 def write_bunny(root: Path, seed: int = 0) -> int:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import torch
 from jaxtyping import Bool, UInt8
 from pydantic import Field
 from torch import Tensor
@@ -152,7 +154,8 @@ def make_condition(model: VideoDiffusion, request: Request) -> Condition:
             return tasks.interpolate(clip[:, :keep], clip[:, -keep:], total)
         case "upsample-time":
             given = (total - 1) // request.factor + 1
-            return tasks.upsample_time(frames(given), request.factor)
+            condition = tasks.upsample_time(frames(given), request.factor)
+            return replace(condition, dt=torch.tensor([dt / request.factor]))
         case "inpaint":
             return tasks.inpaint(frames(total), _hole(str(request.mask), size))
     top, low = model.calibration.sigma_max, 0.1

@@ -39,8 +39,8 @@ class SampleConfig(Config):
     """Solver; `dpm2m` is best at 10 to 30 steps, `heun` above."""
     steps: int = Field(24, ge=1, le=10_000)
     """Steps of the schedule."""
-    grid: str = "karras"
-    """Spacing of the levels: `karras`, `flow` or `quantile`."""
+    grid: samplers.GridName = "karras"
+    """Spacing of the levels."""
     guidance: float = 1.0
     """Weight of classifier-free guidance; 1 is none."""
     interval: tuple[float, float] | None = None
@@ -157,10 +157,10 @@ class VideoDiffusion:
         noisy = process.add_noise(clean, sigma, noise)
         extra = self._conditions(batch.dt, batch.label) | {"image_mode": image_mode}
         denoised, u = self._ask(network or self.network, noisy, sigma, extra)
-        error = process.weighted_error(denoised, clean, sigma, self.process.motion_emphasis)
-        weight = torch.ones_like(error)
-        if condition.weight is not None:
-            weight = condition.weight.to(self.device).mean(dim=(1, 3, 4))
+        pixels = None if condition.weight is None else condition.weight.to(self.device)
+        emphasis = self.process.motion_emphasis
+        error = process.weighted_error(denoised, clean, sigma, emphasis, pixels)
+        weight = torch.ones_like(error) if pixels is None else pixels.mean(dim=(1, 3, 4))
         value = process.balance(error, u, weight).mean()
         level = sigma.amax(dim=(1, 3, 4)).expand_as(error)
         return Loss(value, error.detach(), level)
@@ -234,13 +234,15 @@ class VideoDiffusion:
         t = floor.shape[2]
         shape = (len(c.mean), t, self.size, self.size)
         y = draw_normal(0, seeds, "sample", shape).to(device)
-        grid = samplers.GRIDS[config.grid](config.steps, c.sigma_min, c.sigma_max)
+        moving = start[start > floor]
+        top = min(c.sigma_max, float(moving.max())) if len(moving) else c.sigma_max
+        grid = samplers.GRIDS[config.grid](config.steps, c.sigma_min, top)
         levels = samplers.spread(grid, floor, start, condition.lag)
         y = y * levels[0]
         if condition.known is not None:
             known = self.to_model(condition.known)
             y = y + torch.where(torch.isfinite(start), known, 0.0)
-        calls = (len(levels) - 1) * samplers.CALLS_A_STEP.get(config.sampler, 1)
+        calls = samplers.count_calls(config.sampler, len(levels) - 1)
         denoise = _counted(self._guided(condition, config), calls, progress)
 
         def fresh(step: int) -> Tensor:

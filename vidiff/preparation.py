@@ -5,9 +5,11 @@ Everything here happens once, on every process alike, before the loop of trainin
 
 from __future__ import annotations
 
+import copy
+import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +18,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from einops import rearrange
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from vidiff.data.index import DataConfig, Index, scan
 from vidiff.data.loading import read_all
@@ -24,14 +26,14 @@ from vidiff.data.video import to_unit
 from vidiff.diffusion.calibration import Calibration, calibrate
 from vidiff.diffusion.process import ProcessConfig
 from vidiff.errors import RequestError
-from vidiff.models.ema import PowerEma
-from vidiff.models.optimizers import OptimizerConfig, make_optimizers
-from vidiff.models.unet import ModelConfig, hidden_matrix, resolve
+from vidiff.models.optimizers import OptimizerConfig
+from vidiff.models.unet import ModelConfig, resolve
 from vidiff.pipeline import VideoDiffusion, build, describe
 from vidiff.records import Batch
 from vidiff.runs import checkpoint
 from vidiff.runs.config import Config, differences, dump_yaml, load_config
 from vidiff.runs.files import read_json, write_json, write_text
+from vidiff.state import State, fresh_state
 from vidiff.tasks import TaskConfig
 
 
@@ -98,50 +100,6 @@ FREE_TO_CHANGE = ("out", "data.root", "data.workers", "data.cache_mb", "train.lo
                   "train.keep", "train.threads", "train.preview_every", "train.max_minutes",
                   "train.micro_batch", "train.checkpoint_every")  # fmt: skip
 """Keys that may differ on resume: the weights do not depend on them."""
-
-
-@dataclass
-class State:
-    """All that changes while training; saves and loads itself."""
-
-    network: nn.Module
-    ema: PowerEma
-    optimizers: list[torch.optim.Optimizer]
-    step: int = 0
-    norms: list[float] = field(default_factory=list)
-    bad_in_a_row: int = 0
-
-    def save(self, folder: Path, about: dict[str, Any], keep: int) -> Path:
-        """Publish a checkpoint of this state."""
-        tensors: dict[str, dict[str, Tensor]] = {"model": dict(self.network.state_dict())}
-        for width in self.ema.tracks:
-            tensors[f"ema-{width:.3f}"] = self.ema.state(width)
-        plain = []
-        flat: dict[str, Tensor] = {}
-        for i, optimizer in enumerate(self.optimizers):
-            part, rest = checkpoint.flatten_optimizer(optimizer.state_dict())
-            flat |= {f"{i}.{name}": value for name, value in part.items()}
-            plain.append(rest)
-        tensors["optim"] = flat
-        own = {"step": self.step, "norms": self.norms, "bad_in_a_row": self.bad_in_a_row}
-        state = {**about, "train": own, "optimizers": plain}
-        return checkpoint.save(folder, self.step, tensors, state, keep)
-
-    def load(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-        """Continue from a checkpoint."""
-        self.network.load_state_dict(tensors["model"])
-        for width in self.ema.tracks:
-            self.ema.load(width, tensors[f"ema-{width:.3f}"])
-        for i, (optimizer, plain) in enumerate(
-            zip(self.optimizers, state["optimizers"], strict=True)
-        ):
-            prefix = f"{i}."
-            own = {n.removeprefix(prefix): v for n, v in tensors["optim"].items()
-                   if n.startswith(prefix)}  # fmt: skip
-            optimizer.load_state_dict(checkpoint.unflatten_optimizer(own, plain))
-        self.step = state["train"]["step"]
-        self.norms = list(state["train"]["norms"])
-        self.bad_in_a_row = state["train"]["bad_in_a_row"]
 
 
 @dataclass
@@ -232,10 +190,7 @@ def prepare(config: TrainConfig, index: Index | None, say: Callable[[str], None]
     )  # fmt: skip
     model.data, model.seed = data.model_copy(update={"root": ""}), config.seed
     network = model.network.to(accelerator.device)
-    optimizers = make_optimizers(
-        config.optimizer, network, hidden_matrix, config.model.norm == "mp"
-    )
-    state = State(network, PowerEma(network, config.train.ema), optimizers)
+    state = fresh_state(network, config.optimizer, config.train.ema, config.model.norm == "mp")
     about = {"pipeline": describe(model, config.model), "data": index.digest}
     _resume(state, folder, index, say)
     prepared = accelerator.prepare_model(network)
@@ -346,24 +301,27 @@ def _plan(session: Session, say: Callable[[str], None]) -> int:
     return int(planned[0])
 
 
-def _seconds_a_step(session: Session, tries: int = 6) -> float:
-    """Median time of forward and backward on one process, the first tries left out as warm-up."""
+def _seconds_a_step(session: Session, tries: int = 8) -> float:
+    """Median time of a whole step of a throw-away copy, its first tries left out as warm-up."""
     micro, parts = session.share
-    data, model = session.config.data, session.model
+    config, model, device = session.config, session.model, session.accelerator.device
+    data = config.data
     shape = (micro, data.num_frames, data.size, data.size, len(model.calibration.mean))
-    frames = torch.zeros(shape, dtype=torch.uint8)
-    batch = Batch(
-        frames, torch.full((micro,), model.calibration.dt), tuple(range(micro)), ("",) * micro
-    )
+    dt = torch.full((micro,), model.calibration.dt)
+    batch = Batch(torch.zeros(shape, dtype=torch.uint8), dt, tuple(range(micro)), ("",) * micro)
+    network = copy.deepcopy(model.network)
+    state = fresh_state(network, config.optimizer, config.train.ema, config.model.norm == "mp")
     spent = []
     for _ in range(tries):
         began = time.perf_counter()
-        model.loss(batch, 0).value.backward()
-        spent.append(time.perf_counter() - began)
-    for optimizer in session.state.optimizers:
-        optimizer.zero_grad(set_to_none=True)
-    overhead = 1.06  # optimizer, averages and loading, measured on two cores
-    return overhead * parts * sorted(spent[2:])[len(spent[2:]) // 2]
+        model.loss(batch, 0, network=network).value.backward()
+        middle = time.perf_counter()
+        state.move(1e-3)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        spent.append(parts * (middle - began) + time.perf_counter() - middle)
+    loading = 1.03
+    return loading * statistics.median(spent[2:])
 
 
 def _summary(session: Session) -> str:

@@ -23,14 +23,16 @@ from torch import Tensor, nn
 
 from vidiff.data.export import write_sheet
 from vidiff.data.index import Index
-from vidiff.data.loading import load_batches, read_all
+from vidiff.data.loading import Batches, load_batches, read_all
 from vidiff.errors import NumbersError, Stopped
 from vidiff.models.optimizers import learning_rate
 from vidiff.pipeline import VideoDiffusion
-from vidiff.preparation import Session, State, TrainConfig, prepare, read_config
+from vidiff.preparation import Session, TrainConfig, prepare, read_config
 from vidiff.records import Batch, Condition, draw_uniform
 from vidiff.runs import checkpoint
+from vidiff.runs.files import write_json
 from vidiff.runs.tracking import Progress, Tracker, read_metrics
+from vidiff.state import State
 
 HELD_OUT_LEVELS = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Noise levels of the held-out loss, one band each."""
@@ -88,13 +90,13 @@ def train(
             values, waited, stop = take_step(session, batches, bool(asked))
             journal.after_step(values, time.perf_counter() - began, waited)
             if stop or state.step % loop.checkpoint_every == 0:
-                _save(session, journal)
+                _save(session, journal, batches)
             if stop and state.step < session.steps:
                 raise Stopped(
                     f"Stopped at step {state.step} of {session.steps}; the state is saved.",
                     "Run the same command again to go on.",
                 )
-        _save(session, journal)
+        _save(session, journal, batches)
         journal.before_step()
     batches.close()
     session.accelerator.wait_for_everyone()
@@ -131,8 +133,7 @@ def take_step(
     share = config.train.image_share
     as_images = float(draw_uniform(config.seed, [state.step], "image mode")) < share
     session.prepared.train()
-    for optimizer in state.optimizers:
-        optimizer.zero_grad(set_to_none=True)
+    state.clear()
     loss = error = torch.zeros((), device=accelerator.device)
     waited = 0.0
     for part in range(parts):
@@ -160,19 +161,9 @@ def take_step(
     values["lr"] = learning_rate(config.optimizer, state.step, session.steps)
     skipped = judge(state, numbers[:3], config.train.spike)
     if not skipped:
-        move_weights(state, values["lr"])
+        state.move(values["lr"])
     state.step += 1
     return {**values, "skipped": float(skipped)}, waited, bool(numbers[3] > 0)
-
-
-def move_weights(state: State, rate: float) -> None:
-    """Optimisers, forced weight normalisation, averages."""
-    for optimizer in state.optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.step()
-    state.network.normalize_weights()  # type: ignore[operator]
-    state.ema.update(state.network.parameters(), state.step + 1)
 
 
 def judge(state: State, numbers: Tensor, spike: float) -> bool:
@@ -200,13 +191,15 @@ def judge(state: State, numbers: Tensor, spike: float) -> bool:
     return norm > spike * usual
 
 
-def _save(session: Session, journal: _Journal) -> None:
-    """Publish a checkpoint; the log is on the disk before it."""
+def _save(session: Session, journal: _Journal, batches: Batches) -> None:
+    """Publish a checkpoint; the log and the list of bad files are on the disk before it."""
     if journal.saved == session.state.step:
         return
     session.accelerator.wait_for_everyone()
     if session.main:
         journal.sync()
+        if batches.quarantine:
+            write_json(session.folder / "quarantine.json", batches.quarantine)
         folder = session.folder / "checkpoints"
         session.state.save(folder, session.about, session.config.train.keep)
     session.accelerator.wait_for_everyone()

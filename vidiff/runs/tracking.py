@@ -255,7 +255,7 @@ class Progress:
         first, last = self._recent[0], self._recent[-1]
         seconds, steps, clips, waited = (b - a for a, b in zip(first, last, strict=True))
         parts = [f"{name} {value:.4g}" for name, value in self._values.items()]
-        if seconds > 0:
+        if seconds > 0 and clips > 0:
             parts += [f"{clips / seconds:.3g} clips/s", f"data wait {waited / seconds:.0%}"]
         parts.append(f"{psutil.Process().memory_info().rss / 1e9:.2f} GB")
         left = self._remaining

@@ -1,0 +1,88 @@
+"""All that changes while training: weights, averages, optimisers, step. Saves and loads itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vidiff.models.ema import PowerEma
+from vidiff.models.optimizers import OptimizerConfig, make_optimizers
+from vidiff.models.unet import hidden_matrix
+from vidiff.runs import checkpoint
+
+
+@dataclass
+class State:
+    """All that changes while training; saves and loads itself."""
+
+    network: nn.Module
+    ema: PowerEma
+    optimizers: list[torch.optim.Optimizer]
+    step: int = 0
+    norms: list[float] = field(default_factory=list)
+    bad_in_a_row: int = 0
+
+    def move(self, rate: float) -> None:
+        """One update: optimisers, forced weight normalisation, averages, cleared gradients."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+        self.network.normalize_weights()  # type: ignore[operator]
+        self.ema.update(self.network.parameters(), self.step + 1)
+        self.clear()
+
+    def clear(self) -> None:
+        """Drop the gradients."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+    def save(self, folder: Path, about: dict[str, Any], keep: int) -> Path:
+        """Publish a checkpoint of this state."""
+        tensors: dict[str, dict[str, Tensor]] = {"model": dict(self.network.state_dict())}
+        for width in self.ema.tracks:
+            tensors[f"ema-{width:.3f}"] = self.ema.state(width)
+        plain = []
+        flat: dict[str, Tensor] = {}
+        for i, optimizer in enumerate(self.optimizers):
+            part, rest = checkpoint.flatten_optimizer(optimizer.state_dict())
+            flat |= {f"{i}.{name}": value for name, value in part.items()}
+            plain.append(rest)
+        tensors["optim"] = flat
+        own = {"step": self.step, "norms": self.norms, "bad_in_a_row": self.bad_in_a_row}
+        state = {**about, "train": own, "optimizers": plain}
+        return checkpoint.save(folder, self.step, tensors, state, keep)
+
+    def load(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        self.network.load_state_dict(tensors["model"])
+        for width in self.ema.tracks:
+            self.ema.load(width, tensors[f"ema-{width:.3f}"])
+        for i, (optimizer, plain) in enumerate(
+            zip(self.optimizers, state["optimizers"], strict=True)
+        ):
+            prefix = f"{i}."
+            own = {n.removeprefix(prefix): v for n, v in tensors["optim"].items()
+                   if n.startswith(prefix)}  # fmt: skip
+            optimizer.load_state_dict(checkpoint.unflatten_optimizer(own, plain))
+        self.step = state["train"]["step"]
+        self.norms = list(state["train"]["norms"])
+        self.bad_in_a_row = state["train"]["bad_in_a_row"]
+
+
+def fresh_state(
+    network: nn.Module, optimizer: OptimizerConfig, ema: Sequence[float], mp: bool
+) -> State:
+    """The state of a network before its first step.
+
+    Args:
+        ema: relative widths of the averages.
+        mp: whether the layers are magnitude-preserving, which sets the scale of Muon's step.
+    """
+    optimizers = make_optimizers(optimizer, network, hidden_matrix, mp)
+    return State(network, PowerEma(network, ema), optimizers)
