@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import sys
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -121,6 +123,30 @@ def test_missing_xformers_stops_at_the_start_in_one_sentence() -> None:
     assert caught.value.cause.count(". ") == 0
     assert "\n" not in caught.value.cause
     assert "model.attention=auto" in caught.value.remedy
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_xformers_is_called_in_its_own_layout(
+    masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stand_in(q: Tensor, k: Tensor, v: Tensor, attn_bias: Tensor | None) -> Tensor:
+        logits = torch.einsum("nqhd,nkhd->nhqk", q, k) / math.sqrt(q.shape[-1])
+        if attn_bias is not None:
+            assert attn_bias.shape == logits.shape
+            assert attn_bias.stride(-2) % 8 == 0
+            logits = logits + attn_bias
+        return torch.einsum("nhqk,nkhd->nqhd", logits.softmax(-1), v)
+
+    ops = ModuleType("xformers.ops")
+    ops.__dict__["memory_efficient_attention"] = stand_in
+    monkeypatch.setitem(sys.modules, "xformers", ModuleType("xformers"))
+    monkeypatch.setitem(sys.modules, "xformers.ops", ops)
+    require_backend("xformers", torch.device("cpu"))
+    q, k, v = torch.randn(3, 5, 2, 12, 16, dtype=torch.float64)
+    mask = frame_mask(4, 3, q.device) if masked else None
+    want = answer(q, k, v, mask, "math")
+    for got, expected in zip(answer(q, k, v, mask, "xformers"), want, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("backend", ["auto", "sdpa", "math"])

@@ -32,6 +32,8 @@ from vidiff.diffusion.process import SIGMA_DATA
 from vidiff.models.optimizers import OptimizerConfig, learning_rate, make_optimizers
 from vidiff.models.unet import ModelConfig, SpaceTimeUNet, hidden_matrix
 
+pytestmark = pytest.mark.timeout(900)  # a minute on a free core, many on a busy one
+
 T, SIDE, LAG_ONE = 8, 8, 0.9
 PIXELS = SIDE * SIDE
 LEVELS = (0.3, 1.0, 3.0)
@@ -45,7 +47,7 @@ SEES: dict[str, Callable[[int], range]] = {
     "joint": lambda f: range(T),
 }
 SETTINGS = {"frame": {"temporal": False}, "causal": {"causal": True}, "joint": {}}
-STEPS = {"frame": 100, "causal": 160, "joint": 240}
+STEPS = {"frame": 100, "causal": 180, "joint": 240}
 
 
 @cache
@@ -220,8 +222,8 @@ def test_the_full_network_passes_the_causal_rung_and_stays_above_the_joint(full:
 
 
 def test_samples_have_the_autocorrelation_and_the_spectrum_of_the_clips(full: Climber) -> None:
-    # Sampled twice from the same noise, by the network and by (2), whose law is known: their ratio
-    # is free of the luck of the draw and of the solver's error.
+    # Sampled twice from the same noise, by the network and by (2), whose law is known: the
+    # comparison is free of the luck of the draw and of the solver's error.
     count = 128
     noise = SIGMA_MAX * torch.randn(
         count, 1, T, SIDE, SIDE, generator=torch.Generator().manual_seed(5)
@@ -236,11 +238,12 @@ def test_samples_have_the_autocorrelation_and_the_spectrum_of_the_clips(full: Cl
     found = [
         statistics(samplers.dpm2m(denoise, noise, levels)) for denoise in (full.denoise, exactly)
     ]
-    (correlation, spectrum), (_, expected) = found
+    (correlation, spectrum), (exact_correlation, exact_spectrum) = found
     truth = LAG_ONE ** torch.arange(T)
-    assert float((correlation - truth).abs().max()) < 0.03
-    assert float((spectrum / expected - 1).abs().max()) < 0.05
-    assert float((expected - 1).abs().max()) < 0.05
+    assert float((exact_correlation - truth).abs().max()) < 0.03
+    assert float((exact_spectrum - 1).abs().max()) < 0.05
+    assert float((correlation - exact_correlation).abs().max()) < 0.03
+    assert float((spectrum / exact_spectrum - 1).abs().max()) < 0.05
 
 
 def statistics(clips: Float[Tensor, "b 1 t h w"]) -> tuple[Float[Tensor, "t"], Float[Tensor, "k"]]:

@@ -18,6 +18,7 @@ from vidiff.models.layers import (
     double,
     frame_mask,
     halve,
+    mp_cat,
     mp_silu,
     mp_sum,
     residual,
@@ -49,6 +50,17 @@ def test_linear_activation_sum_and_gate_keep_unit_magnitude() -> None:
         assert rms(mp_sum(x, y, t)) == pytest.approx(1, abs=0.03)
     for theta in (0.3, 0.8, 2.0):
         assert rms(Gate(128, theta)(x, y)) == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize("channels", [128, 16])
+def test_joined_maps_have_unit_magnitude_and_weigh_alike_whatever_their_width(
+    channels: int,
+) -> None:
+    a, b = torch.randn(4, 128, 16, 16), torch.randn(4, channels, 16, 16)
+    joined = mp_cat(a, b)
+    assert rms(joined) == pytest.approx(1, abs=0.03)
+    energy = joined.square().flatten(2).mean((0, 2))
+    assert float(energy[:128].sum() / energy[128:].sum()) == pytest.approx(1, abs=0.05)
 
 
 def test_features_of_a_number_have_unit_magnitude() -> None:

@@ -93,10 +93,11 @@ def losses(out: Path) -> list[float]:
 
 def test_two_processes_train_like_one(clips: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    first = start(words_for(clips, one))
+    images = "train.image_share=0.4"
+    first = start(words_for(clips, one, images))
     text = first.communicate(timeout=240)[0]
     assert first.returncode == 0, text
-    second = start(words_for(clips, two), processes=2)
+    second = start(words_for(clips, two, images), processes=2)
     text = second.communicate(timeout=240)[0]
     assert second.returncode == 0, text
     assert "on 2 process(es)" in text

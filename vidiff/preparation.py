@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 from einops import rearrange
 from pydantic import Field
 from torch import nn
@@ -175,13 +175,13 @@ def prepare(config: TrainConfig, index: Index | None, say: Callable[[str], None]
     """
     accelerator = start_accelerator(config.train)
     folder = Path(config.out)
+    index = index or scan(config.data, config.seed)
+    index.require()
     if accelerator.is_main_process:
         claim(config)
     else:
         say = _silent
     accelerator.wait_for_everyone()
-    index = index or scan(config.data, config.seed)
-    index.require()
     calibration = _calibration(config, index.split("train"), accelerator, say)
     data = config.data
     model = build(
@@ -210,7 +210,10 @@ def start_accelerator(loop: LoopConfig) -> Accelerator:
     if loop.threads:
         torch.set_num_threads(loop.threads)
     bf16 = loop.precision == "bf16" or (loop.precision == "auto" and not cpu)
-    accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if bf16 else "no")
+    # Steps in image mode leave the temporal layers without a gradient.
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=loop.image_share > 0)
+    precision = "bf16" if bf16 else "no"
+    accelerator = Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=[ddp])
     unit = accelerator.num_processes * (loop.micro_batch or 1)
     if loop.batch_size % unit:
         below = loop.batch_size // unit * unit

@@ -94,10 +94,10 @@ class Batches(Iterator[Batch]):
             raise StopIteration
         try:
             batch, failures = next(self._source)
-        except RuntimeError as error:
+        except (RuntimeError, EOFError, ConnectionError) as error:
             raise VidiffError(
                 f"A loader process died or gave nothing for {WORKER_SECONDS} s: "
-                f"{str(error).splitlines()[0]}",
+                f"{(str(error) or type(error).__name__).splitlines()[0]}",
                 "Run the same command again to resume; data.workers=0 decodes without processes, "
                 f"and `vidiff data check {self._root}` may name the file.",
             ) from error

@@ -54,8 +54,10 @@ def _attend_xformers(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Te
 
     bias = None
     if mask is not None:
-        bias = torch.zeros(mask.shape, dtype=q.dtype, device=q.device)
-        bias = bias.masked_fill(~mask, -torch.inf).expand(len(q), q.shape[1], -1, -1)
+        length = len(mask)
+        # Its kernels want the rows of a bias to start at multiples of eight numbers.
+        rows = torch.zeros(length, -(-length // 8) * 8, dtype=q.dtype, device=q.device)
+        bias = rows[:, :length].masked_fill_(~mask, -torch.inf).expand(*q.shape[:2], -1, -1)
     q, k, v = (rearrange(x, "n heads l d -> n l heads d") for x in (q, k, v))
     out = memory_efficient_attention(q, k, v, attn_bias=bias)
     return rearrange(out, "n l heads d -> n heads l d")
