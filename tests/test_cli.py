@@ -113,6 +113,7 @@ def test_train_then_sample_then_eval_from_the_command_line(
     assert info.fps == pytest.approx(10)
     sidecar = json.loads(clip.with_suffix(".json").read_text())
     assert sidecar["seeds"] == [3]
+    assert len(sidecar["weights_sha256"]) == len(sidecar["data_digest"]) == 64
     assert read_metadata(clip)
     assert main(["info", str(clip)]) == 0
     assert "AI-generated" in capsys.readouterr().out

@@ -17,7 +17,7 @@ same noisy clips.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -163,6 +163,15 @@ class Climber:
 def guess_clean(noisy: Tensor, weights: Tensor) -> Tensor:
     flat = noisy.double().flatten(1) @ weights.T
     return flat.view(noisy.shape).float()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Maps this small gain little from a second thread and lose much on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ from vidiff.data.index import Index, scan
 from vidiff.data.loading import read_all
 from vidiff.data.video import probe, read_frames
 from vidiff.errors import RequestError
-from vidiff.evaluation import EvalConfig, fill_page, score_clips, summarize
+from vidiff.evaluation import EvalConfig, fill_page, number_sources, score_clips, summarize
 from vidiff.generation import Request, generate
 from vidiff.pipeline import VideoDiffusion, load
 from vidiff.preparation import TrainConfig
@@ -87,7 +87,8 @@ def run_demo(config: DemoConfig) -> Path:
     made = generate(model, out / "samples", Request(seeds=seeds[:8], gif=True))
     generated = model.sample(seeds=seeds, chunk=16, progress=_watch()).numpy()
     _say(began, "4/5 scoring them against held-out clips")
-    held_out = read_all(index.split("test"), 2 * config.samples, config.seed).frames.numpy()
+    real = read_all(index.split("test"), 2 * config.samples, config.seed)
+    held_out = real.frames.numpy()
     known = read_all(index.split("train"), 4 * config.samples, config.seed).frames.numpy()
     watch = _watch()
     report = score_clips(
@@ -95,7 +96,8 @@ def run_demo(config: DemoConfig) -> Path:
         held_out,
         dt=model.calibration.dt,
         train=known,
-        config=EvalConfig(num_clips=config.samples, seed=config.seed),
+        groups=number_sources(real),
+        config=EvalConfig(num_clips=config.samples, anchor_clips=96, seed=config.seed),
         progress=lambda share, what: watch(round(100 * share), 100),
     )
     print(report)

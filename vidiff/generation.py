@@ -97,7 +97,7 @@ def generate(
     asked = request.model_dump(mode="json", exclude={"seeds", "gif"})
     for seed, frames in zip(request.seeds, clips, strict=True):
         about = certificate(
-            request=asked, weights_hash=model.weights_hash, data_digest="", seeds=[seed]
+            asked, weights_hash=model.weights_hash, data_digest=model.data_digest, seeds=[seed]
         )
         path = folder / f"{request.task}-seed{seed:04d}.mp4"
         made.append(write_mp4(path, frames, fps, metadata=to_metadata(about)))

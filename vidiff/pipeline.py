@@ -71,7 +71,7 @@ class VideoDiffusion:
         tasks: mixture of level patterns in training.
 
     Attributes:
-        weights_hash: SHA-256 of the weights that `load` chose.
+        weights_hash, data_digest: SHA-256 of the weights that `load` chose, and of the clips.
         data, seed: how its training clips were cut and split, so that the same are held out again.
     """
 
@@ -89,7 +89,7 @@ class VideoDiffusion:
         self.num_frames, self.size = num_frames, size
         self.process = process or ProcessConfig()
         self.tasks = tasks or TaskConfig()
-        self.weights_hash = ""
+        self.weights_hash = self.data_digest = ""
         self.data: DataConfig | None = None
         self.seed = 0
 
@@ -343,7 +343,7 @@ def load(run: str | Path, weights: str = "ema") -> VideoDiffusion:
     model.network.load_state_dict(tensors["model"] | tensors[chosen])
     model.network.eval().requires_grad_(False)
     model.data = None if parts["data"] is None else DataConfig(**parts["data"])
-    model.seed = parts["seed"]
+    model.seed, model.data_digest = parts["seed"], state["data"]
     model.weights_hash = checkpoint.weights_hash(tensors[chosen])
     return model
 

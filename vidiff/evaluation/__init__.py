@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vidiff.evaluation.report import Report, Score, Statistic
 from vidiff.evaluation.scoring import EvalConfig, score_clips
-from vidiff.evaluation.sources import evaluate, load_folder
+from vidiff.evaluation.sources import evaluate, load_folder, number_sources
 from vidiff.evaluation.writing import fill_page, summarize, write_report
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "evaluate",
     "fill_page",
     "load_folder",
+    "number_sources",
     "score_clips",
     "summarize",
     "write_report",

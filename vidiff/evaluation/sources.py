@@ -69,7 +69,7 @@ def evaluate(
         held_out.frames.numpy(),
         dt=_spacing(held_out),
         train=known,
-        groups=_groups(held_out),
+        groups=number_sources(held_out),
         out=out,
         config=config,
         progress=progress,
@@ -147,7 +147,7 @@ def _spacing(batch: Batch) -> float:
     return float(batch.dt.median())
 
 
-def _groups(batch: Batch) -> list[int]:
+def number_sources(batch: Batch) -> list[int]:
     """Source videos as numbers, so that intervals go by videos and not by clips."""
     numbers = {source: i for i, source in enumerate(dict.fromkeys(batch.sources))}
     return [numbers[source] for source in batch.sources]
