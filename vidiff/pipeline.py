@@ -283,7 +283,6 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(make_generator(seed, 0, "weights").initial_seed())
         network = SpaceTimeUNet(model, size, channels=len(calibration.mean))
-    require_backend(model.attention, torch.device("cpu"))
     return VideoDiffusion(network, calibration, num_frames, size, process, tasks)
 
 
@@ -340,6 +339,7 @@ def load(run: str | Path, weights: str = "ema") -> VideoDiffusion:
         ProcessConfig(**parts["process"]),
         TaskConfig(**parts["tasks"]),
     )
+    require_backend(model.network.config.attention, model.device)  # type: ignore[arg-type, union-attr]
     model.network.load_state_dict(tensors["model"] | tensors[chosen])
     model.network.eval().requires_grad_(False)
     model.data = None if parts["data"] is None else DataConfig(**parts["data"])

@@ -26,6 +26,7 @@ from vidiff.data.video import to_unit
 from vidiff.diffusion.calibration import Calibration, calibrate
 from vidiff.diffusion.process import ProcessConfig
 from vidiff.errors import RequestError
+from vidiff.models.attention import require_backend
 from vidiff.models.optimizers import OptimizerConfig
 from vidiff.models.unet import ModelConfig, resolve
 from vidiff.pipeline import VideoDiffusion, build, describe
@@ -190,6 +191,7 @@ def prepare(config: TrainConfig, index: Index | None, say: Callable[[str], None]
     )  # fmt: skip
     model.data, model.seed = data.model_copy(update={"root": ""}), config.seed
     network = model.network.to(accelerator.device)
+    require_backend(config.model.attention, accelerator.device)
     state = fresh_state(network, config.optimizer, config.train.ema, config.model.norm == "mp")
     about = {"pipeline": describe(model, config.model), "data": index.digest}
     _resume(state, folder, index, say)

@@ -349,7 +349,7 @@ def _dotted(detail: ErrorDetails, data: Any) -> str:
     """The key as the person writes it: pydantic adds the names of a union's branches."""
     parts = []
     for part in detail["loc"]:
-        among = isinstance(data, list | tuple) and isinstance(part, int)
+        among = isinstance(data, list | tuple) and part in range(len(data))
         if among or (isinstance(data, dict) and part in data):
             parts.append(str(part))
             data = data[part]
