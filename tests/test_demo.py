@@ -30,7 +30,7 @@ def test_the_walk_is_the_same_for_the_same_seed_and_moves(tmp_path: Path) -> Non
     names = sorted(p.name for p in a.iterdir())
     assert len(names) == 3
     walks = [[read_whole(folder / n) for n in names] for folder in (a, b, c)]
-    # The engine draws a few frames in a hundred a little differently from run to run.
+    # Encoding equal frames differs a little now and then (docs/journal.md).
     for one, again, other in zip(*walks, strict=True):
         assert one.shape == again.shape
         assert np.abs(one - again).mean() < 1
