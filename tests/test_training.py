@@ -18,9 +18,9 @@ from conftest import TINY_RUN
 
 from vidiff.errors import NumbersError, RequestError
 from vidiff.models.ema import PowerEma
-from vidiff.preparation import TrainConfig, read_config
 from vidiff.runs import checkpoint
 from vidiff.runs.tracking import read_metrics
+from vidiff.settings import TrainConfig, read_config
 from vidiff.state import State
 from vidiff.training import judge, train
 

@@ -34,11 +34,11 @@ from vidiff.errors import RequestError
 from vidiff.evaluation import EvalConfig, fill_page, number_sources, score_clips, summarize
 from vidiff.generation import Request, generate
 from vidiff.pipeline import VideoDiffusion, load
-from vidiff.preparation import TrainConfig
 from vidiff.runs.config import Config
 from vidiff.runs.files import read_json, write_json
 from vidiff.runs.page import Page
 from vidiff.runs.tracking import Progress, read_metrics
+from vidiff.settings import TrainConfig
 from vidiff.training import train
 
 EPISODES = 200

@@ -8,34 +8,28 @@ it, and order, randomness and checkpoints are ours.
 
 from __future__ import annotations
 
-import signal
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import torch
 from torch import Tensor, nn
 
-from vidiff.data.export import write_sheet
 from vidiff.data.index import Index
-from vidiff.data.loading import Batches, load_batches, read_all
+from vidiff.data.loading import Batches, load_batches
 from vidiff.errors import NumbersError, Stopped
+from vidiff.journal import Journal
 from vidiff.models.optimizers import learning_rate
-from vidiff.pipeline import VideoDiffusion
-from vidiff.preparation import Session, TrainConfig, prepare, read_config
-from vidiff.records import Batch, Condition, draw_uniform
+from vidiff.preparation import Session, prepare
+from vidiff.records import Batch, draw_uniform
 from vidiff.runs import checkpoint
 from vidiff.runs.files import write_json
-from vidiff.runs.tracking import Progress, Tracker, read_metrics
+from vidiff.settings import TrainConfig, read_config
 from vidiff.state import State
-
-HELD_OUT_LEVELS = (0.1, 0.3, 1.0, 3.0, 10.0)
-"""Noise levels of the held-out loss, one band each."""
+from vidiff.stopping import stop_signals
 
 
 @dataclass(frozen=True)
@@ -75,7 +69,7 @@ def train(
     """
     session = prepare(read_config(config, words, data, out), index, say)
     state, loop = session.state, session.config.train
-    journal = _Journal(session)
+    journal = Journal(session)
     batches = load_batches(
         session.index.split("train"),
         session.config.seed,
@@ -83,7 +77,7 @@ def train(
         workers=session.config.data.workers,
         cache_mb=session.config.data.cache_mb,
     )
-    with _stop_signals() as asked, journal:
+    with stop_signals() as asked, journal:
         while state.step < session.steps:
             journal.before_step()
             began = time.perf_counter()
@@ -191,7 +185,7 @@ def judge(state: State, numbers: Tensor, spike: float) -> bool:
     return norm > spike * usual
 
 
-def _save(session: Session, journal: _Journal, batches: Batches) -> None:
+def _save(session: Session, journal: Journal, batches: Batches) -> None:
     """Publish a checkpoint; the log and the list of bad files are on the disk before it."""
     if journal.saved == session.state.step:
         return
@@ -204,114 +198,3 @@ def _save(session: Session, journal: _Journal, batches: Batches) -> None:
         session.state.save(folder, session.about, session.config.train.keep)
     session.accelerator.wait_for_everyone()
     journal.saved = session.state.step
-
-
-class _Journal:
-    """What a run tells while it runs: metrics, timings, held-out losses, previews, progress.
-
-    `metrics.jsonl` holds only what is a function of the run, so a resumed run writes the same
-    lines; times, which are not, go to `timing.jsonl`.
-    """
-
-    def __init__(self, session: Session) -> None:
-        self.session = session
-        self.saved = session.state.step or -1
-        step, folder = session.state.step, session.folder
-        self.progress = Progress(session.steps, start=step, main=session.main)
-        if not session.main:
-            return
-        self.metrics = Tracker.resume(folder / "metrics.jsonl", step)
-        self.timing = Tracker.resume(folder / "timing.jsonl", step)
-        self.last_held_out = _last_held_out(folder)
-        held_out = session.index.split("test").require()
-        self.checks = read_all(held_out, session.config.train.held_out_clips)
-
-    def before_step(self) -> None:
-        """Held-out loss and preview, when due."""
-        session, loop = self.session, self.session.config.train
-        step, last = session.state.step, session.state.step == session.steps
-        if not session.main:
-            return
-        if (last or step % loop.held_out_every == 0) and step > self.last_held_out:
-            values = held_out_losses(session.model, self.checks, session.config.seed)
-            self.metrics.log(step, values)
-            self.last_held_out = step
-        path = session.folder / "samples" / f"step-{step:08d}.png"
-        if step and (last or step % loop.preview_every == 0) and not path.exists():
-            preview(session.model, path)
-
-    def after_step(self, values: dict[str, float], spent: float, waited: float) -> None:
-        """Progress, and a line of metrics when due."""
-        session, loop = self.session, self.session.config.train
-        step = session.state.step
-        self.progress.update(step, clips=loop.batch_size, waited=waited, error=values["error"])
-        if session.main and (step % loop.log_every == 0 or step == session.steps):
-            self.metrics.log(step, values)
-            self.timing.log(step, {"seconds": spent, "waited": waited})
-
-    def sync(self) -> None:
-        """Bring the log to the disk."""
-        self.metrics.sync()
-
-    def __enter__(self) -> _Journal:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.progress.close()
-        if self.session.main:
-            self.metrics.close()
-            self.timing.close()
-
-
-def _last_held_out(folder: Path) -> int:
-    lines = read_metrics(folder / "metrics.jsonl")
-    return max((line["step"] for line in lines if "held_out" in line), default=-1)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """A list that fills when TERM, INT or USR1 arrives; the second one ends the process at once."""
-    asked: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if asked:
-            raise SystemExit(128 + number)
-        asked.append(number)
-
-    kinds = [signal.SIGTERM, signal.SIGINT]
-    kinds += [signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []
-    before = {kind: signal.signal(kind, note) for kind in kinds}
-    try:
-        yield asked
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
-
-
-def held_out_losses(model: VideoDiffusion, clips: Batch, seed: int) -> dict[str, float]:
-    """Weighted error at fixed levels with fixed noise on held-out clips: 1 means nothing learnt."""
-    values = {}
-    b, t = clips.frames.shape[:2]
-    training = model.network.training
-    model.network.eval()
-    for level in HELD_OUT_LEVELS:
-        flat = torch.full((b, 1, t, 1, 1), level)
-        condition = Condition(floor=flat, start=flat, known=clips.frames)
-        with torch.no_grad():
-            errors = model.loss(clips, seed, condition=condition).error
-        values[f"held_out.{level:g}"] = float(errors.mean())
-    model.network.train(training)
-    values["held_out"] = statistics.fmean(values.values())
-    return values
-
-
-def preview(model: VideoDiffusion, path: Path, count: int = 4) -> Path:
-    """A sheet of samples from fixed seeds, one row a clip, with the weights as they are."""
-    training = model.network.training
-    frames = model.sample(seeds=range(count))
-    model.network.train(training)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return write_sheet(path, frames, scale=max(1, 96 // model.size))

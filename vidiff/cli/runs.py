@@ -57,8 +57,8 @@ def _demo(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace) -> int:
     if args.nproc and "LOCAL_RANK" not in os.environ:
         _launch(args)
-    from vidiff.preparation import read_config
     from vidiff.runs.config import dump_yaml
+    from vidiff.settings import read_config
     from vidiff.training import train
 
     config = read_config(args.config, args.words)
@@ -92,7 +92,8 @@ def _launch(args: argparse.Namespace) -> None:
 
 def _calibrate(args: argparse.Namespace) -> int:
     from vidiff.data.index import scan
-    from vidiff.preparation import measure, read_config
+    from vidiff.preparation import measure
+    from vidiff.settings import read_config
 
     config = read_config(args.config, args.words)
     index = scan(config.data, config.seed)

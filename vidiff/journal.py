@@ -1,0 +1,106 @@
+"""What a run tells while it runs: metrics, timings, held-out losses, previews, progress.
+
+`metrics.jsonl` holds only what is a function of the run, so a resumed run writes the same lines;
+times, which are not, go to `timing.jsonl`.
+"""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+import torch
+
+from vidiff.data.export import write_sheet
+from vidiff.data.loading import read_all
+from vidiff.pipeline import VideoDiffusion
+from vidiff.preparation import Session
+from vidiff.records import Batch, Condition
+from vidiff.runs.tracking import Progress, Tracker, read_metrics
+
+HELD_OUT_LEVELS = (0.1, 0.3, 1.0, 3.0, 10.0)
+"""Noise levels of the held-out loss, one band each."""
+
+
+class Journal:
+    """The record of one session of a run; only the main process writes."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.saved = session.state.step or -1
+        step, folder = session.state.step, session.folder
+        self.progress = Progress(session.steps, start=step, main=session.main)
+        if not session.main:
+            return
+        self.metrics = Tracker.resume(folder / "metrics.jsonl", step)
+        self.timing = Tracker.resume(folder / "timing.jsonl", step)
+        self.last_held_out = _last_held_out(folder)
+        held_out = session.index.split("test").require()
+        self.checks = read_all(held_out, session.config.train.held_out_clips)
+
+    def before_step(self) -> None:
+        """Held-out loss and preview, when due."""
+        session, loop = self.session, self.session.config.train
+        step, last = session.state.step, session.state.step == session.steps
+        if not session.main:
+            return
+        if (last or step % loop.held_out_every == 0) and step > self.last_held_out:
+            values = held_out_losses(session.model, self.checks, session.config.seed)
+            self.metrics.log(step, values)
+            self.last_held_out = step
+        path = session.folder / "samples" / f"step-{step:08d}.png"
+        if step and (last or step % loop.preview_every == 0) and not path.exists():
+            preview(session.model, path)
+
+    def after_step(self, values: dict[str, float], spent: float, waited: float) -> None:
+        """Progress, and a line of metrics when due."""
+        session, loop = self.session, self.session.config.train
+        step = session.state.step
+        self.progress.update(step, clips=loop.batch_size, waited=waited, error=values["error"])
+        if session.main and (step % loop.log_every == 0 or step == session.steps):
+            self.metrics.log(step, values)
+            self.timing.log(step, {"seconds": spent, "waited": waited})
+
+    def sync(self) -> None:
+        """Bring the log to the disk."""
+        self.metrics.sync()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.progress.close()
+        if self.session.main:
+            self.metrics.close()
+            self.timing.close()
+
+
+def _last_held_out(folder: Path) -> int:
+    lines = read_metrics(folder / "metrics.jsonl")
+    return max((line["step"] for line in lines if "held_out" in line), default=-1)
+
+
+def held_out_losses(model: VideoDiffusion, clips: Batch, seed: int) -> dict[str, float]:
+    """Weighted error at fixed levels with fixed noise on held-out clips: 1 means nothing learnt."""
+    values = {}
+    b, t = clips.frames.shape[:2]
+    training = model.network.training
+    model.network.eval()
+    for level in HELD_OUT_LEVELS:
+        flat = torch.full((b, 1, t, 1, 1), level)
+        condition = Condition(floor=flat, start=flat, known=clips.frames)
+        with torch.no_grad():
+            errors = model.loss(clips, seed, condition=condition).error
+        values[f"held_out.{level:g}"] = float(errors.mean())
+    model.network.train(training)
+    values["held_out"] = statistics.fmean(values.values())
+    return values
+
+
+def preview(model: VideoDiffusion, path: Path, count: int = 4) -> Path:
+    """A sheet of samples from fixed seeds, one row a clip, with the weights as they are."""
+    training = model.network.training
+    frames = model.sample(seeds=range(count))
+    model.network.train(training)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write_sheet(path, frames, scale=max(1, 96 // model.size))

@@ -1,0 +1,138 @@
+"""What a run depends on: its configuration, stored with it, and what may change when it resumes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from vidiff.data.index import DataConfig
+from vidiff.diffusion.process import ProcessConfig
+from vidiff.errors import RequestError
+from vidiff.models.optimizers import OptimizerConfig
+from vidiff.models.unet import ModelConfig, resolve
+from vidiff.runs.config import Config, differences, dump_yaml, load_config
+from vidiff.runs.files import write_text
+from vidiff.tasks import TaskConfig
+
+
+class LoopConfig(Config):
+    """How long, how often, how much at once."""
+
+    steps: int = Field(10_000, ge=1)
+    """Optimizer steps; the learning rate falls to zero over them."""
+    max_minutes: float | None = Field(None, gt=0)
+    """Time for the steps: their number is then planned from the measured speed, once, before
+    the first, and kept with the run, so that an interrupted run ends where it would have."""
+    batch_size: int = Field(8, ge=1)
+    """Clips a step over all processes."""
+    micro_batch: int | None = Field(None, ge=1)
+    """Clips a process takes at once; the rest of its share is accumulated."""
+    checkpoint_every: int = Field(500, ge=1)
+    """Optimizer steps between checkpoints."""
+    keep: int = Field(2, ge=1)
+    """Checkpoints kept; older ones are removed after a new one stands."""
+    log_every: int = Field(10, ge=1)
+    """Optimizer steps between lines of metrics.jsonl."""
+    held_out_every: int = Field(250, ge=1)
+    """Optimizer steps between held-out losses."""
+    held_out_clips: int = Field(16, ge=1)
+    """Held-out clips they are measured on."""
+    preview_every: int = Field(1000, ge=1)
+    """Optimizer steps between preview sheets in samples/."""
+    calibration_clips: int = Field(256, ge=2)
+    """Training clips that the calibration reads."""
+    image_share: float = Field(0.0, ge=0, le=1)
+    """Share of steps in which the frames are taken as independent pictures."""
+    ema: tuple[float, ...] = (0.05, 0.10)
+    """Relative widths of the weight averages; the first is used for sampling."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto`: bf16 on CUDA, fp32 on the CPU. Weights, averages and losses are always fp32."""
+    spike: float = Field(10.0, gt=1)
+    """A step whose gradient norm exceeds this many running medians is skipped."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads of a process; by default torch's own choice."""
+
+
+class TrainConfig(Config):
+    """Everything a run depends on; stored with it as config.yaml."""
+
+    out: str = "runs/vidiff"
+    """Folder of the run. The same command again resumes it."""
+    seed: int = Field(0, ge=0)
+    """Key of every random number of the run."""
+    data: DataConfig
+    """Clips."""
+    model: ModelConfig = ModelConfig()
+    """Network."""
+    process: ProcessConfig = ProcessConfig()
+    """Noise levels."""
+    tasks: TaskConfig = TaskConfig()
+    """Mixture of tasks in training."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """How the weights move."""
+    train: LoopConfig = LoopConfig()
+    """How long and how often."""
+
+
+FREE_TO_CHANGE = ("out", "data.root", "data.workers", "data.cache_mb", "train.log_every",
+                  "train.keep", "train.threads", "train.preview_every", "train.max_minutes",
+                  "train.micro_batch", "train.checkpoint_every")  # fmt: skip
+"""Keys that may differ on resume: the weights do not depend on them."""
+
+
+def read_config(
+    config: TrainConfig | str | Path | None,
+    words: Sequence[str] = (),
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+) -> TrainConfig:
+    """A configuration from a file or an object, with words on top; checked as a whole.
+
+    Raises:
+        RequestError: every problem at once.
+    """
+    extra = [*words]
+    extra += [f"data.root={data}"] if data is not None else []
+    extra += [f"out={out}"] if out is not None else []
+    if isinstance(config, TrainConfig):
+        merged = config.model_dump(mode="json")
+        if data is not None:
+            merged["data"]["root"] = str(data)
+        if out is not None:
+            merged["out"] = str(out)
+        config = TrainConfig.model_validate(merged)
+        if words:
+            raise RequestError("Words go on top of a file, not of a TrainConfig object.")
+    else:
+        config = load_config(TrainConfig, config, extra)
+    resolve(config.model, config.data.size)
+    if config.tasks.pixels and not config.model.pixel_levels:
+        raise RequestError(
+            f"tasks.pixels={config.tasks.pixels:g} needs a network that accepts pixel levels.",
+            "Set model.pixel_levels=true, or tasks.pixels=0.",
+        )
+    return config
+
+
+def claim(config: TrainConfig) -> None:
+    """Make the run's folder, or check that it is this run's.
+
+    Raises:
+        RequestError: it holds another run; the differences are shown.
+    """
+    stored = Path(config.out) / "config.yaml"
+    if not stored.exists():
+        write_text(stored, dump_yaml(config))
+        return
+    old = load_config(TrainConfig, stored)
+    changed = [
+        line for line in differences(old, config) if line.split(":")[0] not in FREE_TO_CHANGE
+    ]
+    if changed:
+        raise RequestError(
+            f"{config.out} holds a run with another configuration:\n  " + "\n  ".join(changed),
+            f"Choose another out=, or repeat the stored configuration (vidiff train {stored}).",
+        )
