@@ -10,7 +10,8 @@ import torch
 import vidiff
 from vidiff import tasks
 from vidiff.errors import RequestError
-from vidiff.pipeline import SampleConfig, VideoDiffusion, load
+from vidiff.pipeline import VideoDiffusion, load
+from vidiff.sampling import SampleConfig
 
 QUICK = SampleConfig(steps=4)
 

@@ -8,8 +8,9 @@ import torch
 from vidiff import tasks
 from vidiff.diffusion.calibration import Calibration
 from vidiff.models.unet import ModelConfig
-from vidiff.pipeline import SampleConfig, VideoDiffusion, build
+from vidiff.pipeline import VideoDiffusion, build
 from vidiff.records import Batch
+from vidiff.sampling import SampleConfig
 
 
 @pytest.fixture(scope="module")

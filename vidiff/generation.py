@@ -20,10 +20,11 @@ from vidiff import tasks
 from vidiff.data.clips import read_picture, read_start
 from vidiff.data.export import write_gif, write_mp4, write_sheet
 from vidiff.errors import RequestError
-from vidiff.pipeline import SampleConfig, VideoDiffusion, load
+from vidiff.pipeline import VideoDiffusion, load
 from vidiff.records import Condition
 from vidiff.runs.config import Config
 from vidiff.runs.provenance import certificate, to_metadata, write_sidecar
+from vidiff.sampling import SampleConfig
 
 TASKS = ("generate", "image-to-video", "predict", "backward", "interpolate", "upsample-time",
          "inpaint", "edit")  # fmt: skip

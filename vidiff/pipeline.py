@@ -8,19 +8,19 @@ function, `denoise(noisy, sigma) -> clean`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from einops import rearrange
 from jaxtyping import Float, UInt8
-from pydantic import Field
 from torch import Tensor, nn
 
+from vidiff import sampling
 from vidiff.data.index import DataConfig
 from vidiff.data.video import to_bytes, to_unit
-from vidiff.diffusion import guidance, process, samplers
+from vidiff.diffusion import process
 from vidiff.diffusion.calibration import Calibration
 from vidiff.diffusion.process import Denoiser, ProcessConfig
 from vidiff.errors import RequestError
@@ -28,23 +28,8 @@ from vidiff.models.attention import require_backend
 from vidiff.models.unet import ModelConfig, SpaceTimeUNet
 from vidiff.records import Batch, Condition, draw_normal, draw_uniform, make_generator
 from vidiff.runs import checkpoint
-from vidiff.runs.config import Config
-from vidiff.tasks import TaskConfig, draw, generate
-
-
-class SampleConfig(Config):
-    """How clips are sampled."""
-
-    sampler: samplers.Name = "dpm2m"
-    """Solver; `dpm2m` is best at 10 to 30 steps, `heun` above."""
-    steps: int = Field(24, ge=1, le=10_000)
-    """Steps of the schedule."""
-    grid: samplers.GridName = "karras"
-    """Spacing of the levels."""
-    guidance: float = 1.0
-    """Weight of classifier-free guidance; 1 is none."""
-    interval: tuple[float, float] | None = None
-    """Noise levels between which guidance acts; everywhere by default."""
+from vidiff.sampling import SampleConfig
+from vidiff.tasks import TaskConfig, draw
 
 
 @dataclass(frozen=True)
@@ -205,69 +190,8 @@ class VideoDiffusion:
             RequestError: rows of the condition and seeds do not match.
             NumbersError: the clips came out non-finite.
         """
-        config, seeds = config or SampleConfig(), list(seeds)
-        condition = condition or generate(len(seeds), self.num_frames)
-        condition = _repeat(condition, len(seeds))
         self.network.eval()
-        parts = []
-        pieces = range(0, len(seeds), chunk)
-        for done, i in enumerate(pieces):
-            rows = slice(i, i + chunk)
-
-            def tell(call: int, calls: int, done: int = done) -> None:
-                if progress:
-                    progress(done * calls + call, len(pieces) * calls)
-
-            part = _rows(condition, rows)
-            parts.append(self._sample_chunk(part, seeds[rows], config, tell))
-        return torch.cat(parts)
-
-    def _sample_chunk(
-        self,
-        condition: Condition,
-        seeds: list[int],
-        config: SampleConfig,
-        progress: Callable[[int, int], None],
-    ) -> UInt8[Tensor, "b t h w c"]:
-        c, device = self.calibration, self.device
-        floor, start = condition.floor.to(device), condition.start.to(device)
-        t = floor.shape[2]
-        shape = (len(c.mean), t, self.size, self.size)
-        y = draw_normal(0, seeds, "sample", shape).to(device)
-        moving = start[start > floor]
-        top = min(c.sigma_max, float(moving.max())) if len(moving) else c.sigma_max
-        grid = samplers.GRIDS[config.grid](config.steps, c.sigma_min, top)
-        levels = samplers.spread(grid, floor, start, condition.lag)
-        y = y * levels[0]
-        if condition.known is not None:
-            known = self.to_model(condition.known)
-            y = y + torch.where(torch.isfinite(start), known, 0.0)
-        calls = samplers.count_calls(config.sampler, len(levels) - 1)
-        denoise = _counted(self._guided(condition, config), calls, progress)
-
-        def fresh(step: int) -> Tensor:
-            return draw_normal(step + 1, seeds, "sample", shape).to(device)
-
-        y = samplers.SAMPLERS[config.sampler](denoise, y, levels, fresh)
-        frames = self.to_frames(y)
-        if condition.known is None:
-            return frames
-        held = rearrange(condition.held, "b 1 t h w -> b t h w 1")
-        return torch.where(held, condition.known, frames)
-
-    def _guided(self, condition: Condition, config: SampleConfig) -> Denoiser:
-        denoise = self.denoiser(condition)
-        if config.guidance == 1:
-            return denoise
-        if condition.label is None:
-            raise RequestError(
-                f"guidance={config.guidance:g} needs a class or a text to guide towards.",
-                "Train with model.classes set, or sample with guidance 1.",
-            )
-        interval = config.interval or (0.0, float("inf"))
-        blank = replace(condition, label=torch.full_like(condition.label, -1), text=None)
-        reference = self.denoiser(blank)
-        return guidance.guide(denoise, reference, config.guidance, interval)
+        return sampling.sample(self, condition, seeds, config, progress, chunk)
 
 
 def build(
@@ -357,38 +281,3 @@ def _stratified(seed: int, positions: list[int], batch_size: int) -> Float[Tenso
         slots.append(float(order[place]))
     uniform = draw_uniform(seed, positions, "level")
     return process.stratify(uniform, torch.tensor(slots), batch_size)
-
-
-def _rows(condition: Condition, rows: slice) -> Condition:
-    names = ("floor", "start", "known", "weight", "dt", "label", "text")
-    cut = {n: getattr(condition, n) for n in names}
-    return replace(condition, **{n: v[rows] for n, v in cut.items() if v is not None})
-
-
-def _repeat(condition: Condition, count: int) -> Condition:
-    if len(condition) == count:
-        return condition
-    if len(condition) != 1:
-        raise RequestError(
-            f"The task has {len(condition)} clips and {count} seeds; they must be as many.",
-            "Give one seed a clip, or a task of one clip for all seeds.",
-        )
-    names = ("floor", "start", "known", "weight", "dt", "label", "text")
-    rows = {n: getattr(condition, n) for n in names}
-    return replace(
-        condition,
-        **{n: v.repeat(count, *[1] * (v.ndim - 1)) for n, v in rows.items() if v is not None},
-    )
-
-
-def _counted(denoise: Denoiser, calls: int, progress: Callable[[int, int], None]) -> Denoiser:
-    done = 0
-
-    def counted(noisy: Tensor, sigma: Tensor) -> Tensor:
-        nonlocal done
-        out = denoise(noisy, sigma)
-        done += 1
-        progress(min(done, calls), calls)
-        return out
-
-    return counted

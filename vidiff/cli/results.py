@@ -39,8 +39,8 @@ def register(commands: Commands) -> None:
 
 def _sample(args: argparse.Namespace) -> int:
     from vidiff.generation import Request, check_task, generate, parse_seeds
-    from vidiff.pipeline import SampleConfig
     from vidiff.runs.config import make_config
+    from vidiff.sampling import SampleConfig
 
     own = ("steps", "sampler", "guidance")
     given = {k: getattr(args, k) for k in own if getattr(args, k) is not None}
