@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Sequence
 
 from vidiff import __version__
-from vidiff.cli import folders, results, runs, scores
+from vidiff.cli import folders, machine, results, runs, scores
 from vidiff.cli.commands import Commands, Handler
 from vidiff.errors import Stopped, VidiffError
 
@@ -66,6 +66,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vidiff {__version__}")
     commands = Commands(parser)
-    for room in (runs, folders, results, scores):
+    for room in (runs, folders, results, scores, machine):
         room.register(commands)
     return parser

@@ -31,7 +31,6 @@ def register(commands: Commands) -> None:
     calibrate.add_argument("words", nargs="*", metavar="key=value", help="such as data.root=clips/")
     commands.later("plan", "what a configuration costs")
     commands.later("report", "one page about a run")
-    commands.later("doctor", "what this machine can do")
     commands.later("distill", "few-step models")
 
 
