@@ -57,9 +57,28 @@ class Journal:
         session, loop = self.session, self.session.config.train
         step = session.state.step
         self.progress.update(step, clips=loop.batch_size, waited=waited, error=values["error"])
-        if session.main and (step % loop.log_every == 0 or step == session.steps):
+        due = step % loop.log_every == 0 or step == session.steps or values["skipped"]
+        if session.main and due:
             self.metrics.log(step, values)
             self.timing.log(step, {"seconds": spent, "waited": waited})
+
+    def rewind(self, what: str) -> None:
+        """Take back what was written of steps that no longer count, and say so."""
+        self.progress.say(what)
+        self.saved = -1
+        if not self.session.main:
+            return
+        state, folder = self.session.state, self.session.folder
+        self.metrics.close()
+        self.timing.close()
+        self.metrics = Tracker.resume(folder / "metrics.jsonl", state.step)
+        self.timing = Tracker.resume(folder / "timing.jsonl", state.step)
+        self.last_held_out = _last_held_out(folder)
+        for picture in (folder / "samples").glob("step-*.png"):
+            if int(picture.stem[5:]) > state.step:
+                picture.unlink()
+        last = state.rollbacks[-1]
+        self.metrics.log(state.step, {f"rollback.{name}": value for name, value in last.items()})
 
     def sync(self) -> None:
         """Bring the log to the disk."""

@@ -24,13 +24,14 @@ from vidiff.data.loading import read_all
 from vidiff.data.video import to_unit
 from vidiff.diffusion.calibration import Calibration, calibrate
 from vidiff.errors import RequestError
+from vidiff.manifest import compare, write_manifest
 from vidiff.models.attention import require_backend
-from vidiff.models.unet import resolve
+from vidiff.models.unet import Block, resolve
 from vidiff.pipeline import VideoDiffusion, build, describe
 from vidiff.records import Batch
 from vidiff.runs import checkpoint
 from vidiff.runs.files import read_json, write_json
-from vidiff.settings import LoopConfig, TrainConfig, claim
+from vidiff.settings import LoopConfig, TrainConfig, allows, claim, record_changes
 from vidiff.state import State, fresh_state
 
 
@@ -75,10 +76,8 @@ def prepare(config: TrainConfig, index: Index | None, say: Callable[[str], None]
     folder = Path(config.out)
     index = index or scan(config.data, config.seed)
     index.require()
-    if accelerator.is_main_process:
-        claim(config)
-    else:
-        say = _silent
+    changes = claim(config) if accelerator.is_main_process else []
+    say = say if accelerator.is_main_process else _silent
     accelerator.wait_for_everyone()
     calibration = _calibration(config, index.split("train"), accelerator, say)
     data = config.data
@@ -91,12 +90,25 @@ def prepare(config: TrainConfig, index: Index | None, say: Callable[[str], None]
     require_backend(config.model.attention, accelerator.device)
     state = fresh_state(network, config.optimizer, config.train.ema, config.model.norm == "mp")
     about = {"pipeline": describe(model, config.model), "data": index.digest}
-    _resume(state, folder, index, say)
+    changes += _resume(state, config, index, say)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        record_changes(config, state.step, changes)
+        write_manifest(folder, index)
+    if config.train.compile:
+        compile_blocks(network)
     prepared = accelerator.prepare_model(network)
     session = Session(config, folder, accelerator, index, model, prepared, state, 0, about)
     session.steps = _plan(session, say)
     say(_summary(session))
     return session
+
+
+def compile_blocks(network: nn.Module) -> None:
+    """Compile each block by itself: they are alike, so little is compiled, and names stay."""
+    for module in network.modules():
+        if isinstance(module, Block):
+            module.compile(dynamic=False)
 
 
 def start_accelerator(loop: LoopConfig) -> Accelerator:
@@ -149,21 +161,31 @@ def measure(train_set: Index, count: int, seed: int) -> Calibration:
     return calibrate(clips.split(16), float(batch.dt.median()))
 
 
-def _resume(state: State, folder: Path, index: Index, say: Callable[[str], None]) -> None:
+def _resume(
+    state: State, config: TrainConfig, index: Index, say: Callable[[str], None]
+) -> list[str]:
+    """Continue from the newest valid checkpoint, if any; what of the data changed and may."""
+    folder = Path(config.out)
     found = checkpoint.latest(folder / "checkpoints")
     if found is None:
-        return
+        return []
     path, skipped = found
     tensors, stored = checkpoint.load(path)
+    changes = []
     if stored["data"] != index.digest:
-        raise RequestError(
-            f"The clips under {index.config.root} are not those of the run in {folder}.",
-            "Restore the folder, or start a new run with another out=.",
-        )
+        changes = [f"data.manifest: {line}" for line in compare(folder, index)]
+        if not allows(config, "data.manifest"):
+            raise RequestError(
+                f"The clips under {index.config.root} are not those of the run in {folder}:\n  "
+                + "\n  ".join(changes),
+                "Restore them, start a new run with another out=, or accept the change with "
+                "train.allow=[data.manifest].",
+            )
     state.load(tensors, stored)
     for sentence in skipped:
         say(sentence)
     say(f"Resuming from {path.name}.")
+    return changes
 
 
 def _plan(session: Session, say: Callable[[str], None]) -> int:

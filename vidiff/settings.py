@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -52,8 +53,15 @@ class LoopConfig(Config):
     """`auto`: bf16 on CUDA, fp32 on the CPU. Weights, averages and losses are always fp32."""
     spike: float = Field(10.0, gt=1)
     """A step whose gradient norm exceeds this many running medians is skipped."""
+    patience: int = Field(5, ge=2)
+    """Skipped steps in a row after which the run goes back to its last checkpoint."""
+    compile: bool = False
+    """Compile each block of the network: faster on a GPU after minutes of compiling."""
     threads: int | None = Field(None, ge=1)
     """CPU threads of a process; by default torch's own choice."""
+    allow: tuple[str, ...] = ()
+    """Changes that a resumed run accepts: keys such as optimizer.lr, sections such as tasks, and
+    data.manifest for other clips. Noted in changes.jsonl."""
 
 
 class TrainConfig(Config):
@@ -77,10 +85,11 @@ class TrainConfig(Config):
     """How long and how often."""
 
 
-FREE_TO_CHANGE = ("out", "data.root", "data.workers", "data.cache_mb", "train.log_every",
-                  "train.keep", "train.threads", "train.preview_every", "train.max_minutes",
-                  "train.micro_batch", "train.checkpoint_every")  # fmt: skip
-"""Keys that may differ on resume: the weights do not depend on them."""
+FREE_TO_CHANGE = ("out", "data.root", "data.workers", "data.cache_mb", "model.checkpointing",
+                  "train.allow", "train.log_every", "train.keep", "train.threads",
+                  "train.preview_every", "train.max_minutes", "train.micro_batch",
+                  "train.checkpoint_every", "train.compile")  # fmt: skip
+"""Keys that may differ on resume: the weights do not depend on them beyond rounding."""
 
 
 def read_config(
@@ -117,8 +126,11 @@ def read_config(
     return config
 
 
-def claim(config: TrainConfig) -> None:
+def claim(config: TrainConfig) -> list[str]:
     """Make the run's folder, or check that it is this run's.
+
+    Returns:
+        a line `key: old -> new` for each change that `train.allow` names.
 
     Raises:
         RequestError: it holds another run; the differences are shown.
@@ -126,13 +138,34 @@ def claim(config: TrainConfig) -> None:
     stored = Path(config.out) / "config.yaml"
     if not stored.exists():
         write_text(stored, dump_yaml(config))
-        return
-    old = load_config(TrainConfig, stored)
-    changed = [
-        line for line in differences(old, config) if line.split(":")[0] not in FREE_TO_CHANGE
-    ]
-    if changed:
+        return []
+    changed = {
+        line.split(":")[0]: line for line in differences(load_config(TrainConfig, stored), config)
+    }
+    other = {key: line for key, line in changed.items() if key not in FREE_TO_CHANGE}
+    refused = [key for key in other if not allows(config, key)]
+    if refused:
         raise RequestError(
-            f"{config.out} holds a run with another configuration:\n  " + "\n  ".join(changed),
-            f"Choose another out=, or repeat the stored configuration (vidiff train {stored}).",
+            f"{config.out} holds a run with another configuration:\n  "
+            + "\n  ".join(other[key] for key in refused),
+            f"Choose another out=, repeat the stored configuration (vidiff train {stored}), or "
+            f"accept the change with train.allow=[{','.join(refused)}].",
         )
+    return [*other.values()]
+
+
+def allows(config: TrainConfig, key: str) -> bool:
+    """Whether `train.allow` names a key, or a section that it is in."""
+    return any(key == name or key.startswith(f"{name}.") for name in config.train.allow)
+
+
+def record_changes(config: TrainConfig, step: int, lines: Sequence[str]) -> None:
+    """Note what an allowed change altered, and from which step on; the run's config is then new."""
+    if not lines:
+        return
+    folder = Path(config.out)
+    earlier = folder / "changes.jsonl"
+    record = json.dumps({"step": step, "changes": [*lines]})
+    text = earlier.read_text(encoding="utf-8") if earlier.exists() else ""
+    write_text(earlier, f"{text}{record}\n")
+    write_text(folder / "config.yaml", dump_yaml(config))

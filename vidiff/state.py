@@ -15,6 +15,8 @@ from vidiff.models.optimizers import OptimizerConfig, make_optimizers
 from vidiff.models.unet import hidden_matrix
 from vidiff.runs import checkpoint
 
+_PLAIN = ("step", "norms", "bad_in_a_row", "skipped", "rollbacks")
+
 
 @dataclass
 class State:
@@ -26,6 +28,14 @@ class State:
     step: int = 0
     norms: list[float] = field(default_factory=list)
     bad_in_a_row: int = 0
+    skipped: int = 0
+    """Steps whose clips were left out so far, by going back (recovery.py)."""
+    rollbacks: list[dict[str, int]] = field(default_factory=list)
+
+    @property
+    def turn(self) -> int:
+        """Whose clips, levels and noise the next step takes: the step, had none been left out."""
+        return self.step + self.skipped
 
     def move(self, rate: float) -> None:
         """One update: optimisers, forced weight normalisation, averages, cleared gradients."""
@@ -54,7 +64,7 @@ class State:
             flat |= {f"{i}.{name}": value for name, value in part.items()}
             plain.append(rest)
         tensors["optim"] = flat
-        own = {"step": self.step, "norms": self.norms, "bad_in_a_row": self.bad_in_a_row}
+        own = {name: getattr(self, name) for name in _PLAIN}
         state = {**about, "train": own, "optimizers": plain}
         return checkpoint.save(folder, self.step, tensors, state, keep)
 
@@ -70,9 +80,8 @@ class State:
             own = {n.removeprefix(prefix): v for n, v in tensors["optim"].items()
                    if n.startswith(prefix)}  # fmt: skip
             optimizer.load_state_dict(checkpoint.unflatten_optimizer(own, plain))
-        self.step = state["train"]["step"]
-        self.norms = list(state["train"]["norms"])
-        self.bad_in_a_row = state["train"]["bad_in_a_row"]
+        for name in _PLAIN:
+            setattr(self, name, state["train"].get(name, getattr(self, name)))
 
 
 def fresh_state(

@@ -8,7 +8,6 @@ it, and order, randomness and checkpoints are ours.
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -16,19 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vidiff.data.index import Index
 from vidiff.data.loading import Batches, load_batches
-from vidiff.errors import NumbersError, Stopped
+from vidiff.errors import Stopped
 from vidiff.journal import Journal
+from vidiff.models.dropout import key_dropout
 from vidiff.models.optimizers import learning_rate
 from vidiff.preparation import Session, prepare
 from vidiff.records import Batch, draw_uniform
+from vidiff.recovery import go_back, judge
 from vidiff.runs import checkpoint
 from vidiff.runs.files import write_json
 from vidiff.settings import TrainConfig, read_config
-from vidiff.state import State
 from vidiff.stopping import stop_signals
 
 
@@ -67,39 +67,56 @@ def train(
         NumbersError: the numbers went bad; the last checkpoint is intact.
         Stopped: TERM, INT or USR1 came; the state is saved.
     """
-    session = prepare(read_config(config, words, data, out), index, say)
-    state, loop = session.state, session.config.train
-    journal = Journal(session)
-    batches = load_batches(
-        session.index.split("train"),
-        session.config.seed,
-        positions(session),
-        workers=session.config.data.workers,
-        cache_mb=session.config.data.cache_mb,
-    )
-    with stop_signals() as asked, journal:
-        while state.step < session.steps:
-            journal.before_step()
-            began = time.perf_counter()
-            values, waited, stop = take_step(session, batches, bool(asked))
-            journal.after_step(values, time.perf_counter() - began, waited)
-            if stop or state.step % loop.checkpoint_every == 0:
-                _save(session, journal, batches)
-            if stop and state.step < session.steps:
-                raise Stopped(
-                    f"Stopped at step {state.step} of {session.steps}; the state is saved.",
-                    "Run the same command again to go on.",
-                )
-        _save(session, journal, batches)
-        journal.before_step()
-    batches.close()
+    with stop_signals() as asked:
+        session = prepare(read_config(config, words, data, out), index, say)
+        with Journal(session) as journal:
+            _run(session, journal, asked)
     session.accelerator.wait_for_everyone()
-    digest = checkpoint.weights_hash(state.network.state_dict())
     return Run(
         session.folder,
         session.steps,
-        digest,
+        checkpoint.weights_hash(session.state.network.state_dict()),
         session.folder / "checkpoints" / f"step-{session.steps:08d}",
+    )
+
+
+def _run(session: Session, journal: Journal, asked: list[int]) -> None:
+    """The loop: duties, step, record; a checkpoint when due, when asked to stop, and at the end."""
+    state, loop = session.state, session.config.train
+    batches = _batches(session)
+    while state.step < session.steps:
+        journal.before_step()
+        began = time.perf_counter()
+        values, waited, stop = take_step(session, batches, bool(asked))
+        journal.after_step(values, time.perf_counter() - began, waited)
+        due = state.step % loop.checkpoint_every == 0 and not state.bad_in_a_row
+        if state.bad_in_a_row >= loop.patience:
+            batches.close()
+            journal.rewind(go_back(session))
+            batches = _batches(session)
+            _save(session, journal, batches)
+        elif stop or due:
+            _save(session, journal, batches)
+        if stop and state.step < session.steps:
+            batches.close()
+            raise Stopped(
+                f"Stopped at step {state.step} of {session.steps}; the state is saved.",
+                "Run the same command again to go on.",
+            )
+    _save(session, journal, batches)
+    journal.before_step()
+    batches.close()
+
+
+def _batches(session: Session) -> Batches:
+    """The batches of this process, from the current step on."""
+    config = session.config
+    return load_batches(
+        session.index.split("train"),
+        config.seed,
+        positions(session),
+        workers=config.data.workers,
+        cache_mb=config.data.cache_mb,
     )
 
 
@@ -107,8 +124,9 @@ def positions(session: Session) -> Iterator[list[int]]:
     """The global positions of each micro-batch of this process, from the current step on."""
     micro, parts = session.share
     size, rank = session.config.train.batch_size, session.accelerator.process_index
-    for step in range(session.state.step, session.steps):
-        first = step * size + rank * micro * parts
+    state = session.state
+    for turn in range(state.turn, session.steps + state.skipped):
+        first = turn * size + rank * micro * parts
         for part in range(parts):
             yield list(range(first + part * micro, first + (part + 1) * micro))
 
@@ -125,7 +143,7 @@ def take_step(
     config, state, accelerator = session.config, session.state, session.accelerator
     parts = session.share[1]
     share = config.train.image_share
-    as_images = float(draw_uniform(config.seed, [state.step], "image mode")) < share
+    as_images = float(draw_uniform(config.seed, [state.turn], "image mode")) < share
     session.prepared.train()
     state.clear()
     loss = error = torch.zeros((), device=accelerator.device)
@@ -134,6 +152,7 @@ def take_step(
         began = time.perf_counter()
         batch = next(batches)
         waited += time.perf_counter() - began
+        key_dropout(state.network, config.seed, batch.positions)
         last = part == parts - 1
         with nullcontext() if last else accelerator.no_sync(session.prepared):
             out = session.model.loss(
@@ -156,33 +175,10 @@ def take_step(
     skipped = judge(state, numbers[:3], config.train.spike)
     if not skipped:
         state.move(values["lr"])
+    first = state.turn * config.train.batch_size
     state.step += 1
-    return {**values, "skipped": float(skipped)}, waited, bool(numbers[3] > 0)
-
-
-def judge(state: State, numbers: Tensor, spike: float) -> bool:
-    """True when a step must be skipped: not finite, or a gradient far out of line.
-
-    Args:
-        numbers: loss, error and gradient norm.
-        spike: how many running medians a gradient norm may reach.
-
-    Raises:
-        NumbersError: five steps in a row were not finite.
-    """
-    if not bool(torch.isfinite(numbers).all()):
-        state.bad_in_a_row += 1
-        if state.bad_in_a_row >= 5:
-            raise NumbersError(
-                f"The loss or its gradient was not finite in 5 steps up to step {state.step}.",
-                "Lower optimizer.lr, or set train.precision=fp32; the last checkpoint is intact.",
-            )
-        return True
-    state.bad_in_a_row = 0
-    norm = float(numbers[2])
-    usual = statistics.median(state.norms) if len(state.norms) >= 20 else float("inf")
-    state.norms = [*state.norms, norm][-64:]
-    return norm > spike * usual
+    values |= {"skipped": 1.0, "first_position": first} if skipped else {"skipped": 0.0}
+    return values, waited, bool(numbers[3] > 0)
 
 
 def _save(session: Session, journal: Journal, batches: Batches) -> None:

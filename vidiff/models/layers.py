@@ -72,7 +72,8 @@ class Weighted(nn.Module):
         self.padding = padding
         self.weight = nn.Parameter(torch.randn(outputs, inputs, *kernel))
         self.fan_in = inputs * math.prod(kernel)
-        self.gain = nn.Parameter(torch.zeros([])) if zero and norm == "mp" else None
+        # One axis, because sharding splits parameters along their first.
+        self.gain = nn.Parameter(torch.zeros(1)) if zero and norm == "mp" else None
         self.bias = nn.Parameter(torch.zeros(outputs)) if norm == "group" else None
         if norm == "group":
             with torch.no_grad():

@@ -27,6 +27,7 @@ from torch.utils.checkpoint import checkpoint
 from vidiff.errors import RequestError
 from vidiff.models.attention import Attention, Backend
 from vidiff.models.conditioning import Embedding
+from vidiff.models.dropout import Dropout
 from vidiff.models.layers import (
     Norm,
     TemporalConvolution,
@@ -155,7 +156,7 @@ class Block(nn.Module):
         self.conv1 = Weighted(outputs, outputs, (3, 3), norm, padding=(1, 1))
         self.conv2 = Weighted(outputs, outputs, (3, 3), norm, padding=(1, 1), zero=norm == "group")
         self.scale = Weighted(emb, outputs, (), norm, zero=True)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.over_time: TemporalConvolution | None = None
         self.attention: Attention | None = None
         if config.temporal:
