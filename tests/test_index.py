@@ -180,18 +180,20 @@ def test_links_are_followed_inside_the_folder_only_and_circles_end(tmp_path: Pat
 def test_decord_reads_only_where_its_frames_are_proven_right(tmp_path: Path) -> None:
     hostile = {"x264-params": "open-gop=1:keyint=20:bframes=5:scenecut=0"}
     write_video(tmp_path / "plain.mp4", clock_frames(60), 12)
+    write_video(tmp_path / "old.avi", clock_frames(60), 12, codec="mpeg4")
     write_video(tmp_path / "open.mp4", clock_frames(60), 12, options=hostile)
     write_stream_copy(tmp_path / "plain.mp4", tmp_path / "cut.mp4", first=30)
     write_video(tmp_path / "anim.gif", clock_frames(30), 10, codec="gif", pix_fmt="rgb8")
     readers = {e.path: e.reader for e in look(tmp_path, reader="auto").entries}
     assert readers == {
-        "plain.mp4": "decord",
+        "old.avi": "decord",
+        "plain.mp4": "pyav",
         "open.mp4": "pyav",
         "cut.mp4": "pyav",
         "anim.gif": "pyav",
     }
     asked = {e.path: e.usable for e in look(tmp_path, reader="decord").entries}
-    assert [path for path, usable in asked.items() if usable] == ["plain.mp4"]
+    assert [path for path, usable in asked.items() if usable] == ["old.avi", "plain.mp4"]
 
 
 @pytest.mark.slow

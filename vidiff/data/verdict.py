@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import Field
 
 from vidiff.data.probe import FOREIGN_ERRORS, VideoInfo, probe
-from vidiff.data.video import have_decord, read_frames
+from vidiff.data.proof import choose_reader
+from vidiff.data.video import ProvenReader, Reader
 from vidiff.data.walk import Found
 from vidiff.errors import DataError
 from vidiff.runs.config import Config
@@ -25,9 +25,6 @@ from vidiff.runs.files import hash_file
 
 MAX_ASPECT = 8.0
 """Longest side over shortest: beyond it a square crop shows next to nothing of the picture."""
-DECORD_CODECS = {"h264", "hevc", "vp9", "mpeg4", "mjpeg"}
-DECORD_TOLERANCE = 3.0
-"""Mean difference in grey levels allowed between the readers; another frame differs by more."""
 MAX_CAPTION_BYTES = 65_536
 
 Span = tuple[float, float]
@@ -50,8 +47,9 @@ class DataConfig(Config):
     """Mirror half of the training clips, left to right."""
     crop: Literal["center", "random"] = "center"
     """Which square of the picture training sees; evaluation always takes the centre."""
-    reader: Literal["auto", "decord", "pyav"] = "auto"
-    """auto: decord where its frames were proven equal to PyAV's, else PyAV."""
+    reader: Reader = "auto"
+    """decord and torchcodec get the files on which their frames were proven equal to PyAV's;
+    auto: PyAV for H.264, HEVC and where decord is not proven, else decord."""
     workers: int = Field(0, ge=0)
     """Processes that decode beside the training process; 0 decodes inside it."""
     held_out: float = Field(0.1, ge=0, lt=1)
@@ -83,7 +81,7 @@ class VideoEntry:
     rotation: int = 0
     pixel_aspect: float = 1.0
     vfr: bool = False
-    reader: Literal["decord", "pyav"] = "pyav"
+    reader: ProvenReader = "pyav"
     label: str | None = None
     caption: str | None = None
     sha256: str = ""
@@ -133,7 +131,7 @@ def judge(config: DataConfig, found: Found) -> VideoEntry:
         _refuse_misfits(info, config)
         entry = replace(entry, group=entry.sha256)
         windows = count_windows(entry.span, entry.fps, config)
-        reader = _prove(path, info, entry, config)
+        reader = choose_reader(path, info, cover_size(entry, config.size), config.reader)
     except (DataError, *FOREIGN_ERRORS) as error:
         cause = getattr(error, "cause", f"{type(error).__name__}: {error}")
         remedy = getattr(error, "remedy", "Replace or remove the file.")
@@ -197,35 +195,3 @@ def _read_caption(path: Path) -> str | None:
         raise DataError(
             f"Its caption {sidecar.name} cannot be read: {error}.", "Save it as UTF-8 text."
         ) from error
-
-
-def _prove(
-    path: Path, info: VideoInfo, entry: VideoEntry, config: DataConfig
-) -> Literal["decord", "pyav"]:
-    """Decodes three frames as training will, by PyAV and, where it may be right, by decord."""
-    stamps = info.pts_seconds
-    times = stamps[[0, len(stamps) // 2, -1]]
-    size = cover_size(entry, config.size)
-    reference = read_frames(path, times, size, reader="pyav")
-    # decord misplaces frames around open GOPs and edit lists, and loops where frames are missing.
-    simple = (
-        info.codec in DECORD_CODECS
-        and not (info.open_gop or info.hidden_frames)
-        and info.promised_frames in (0, info.num_frames)
-    )
-    if config.reader == "pyav" or not simple or not have_decord():
-        return _unproven(config, "its structure is one that decord is known to misread")
-    try:
-        answer = read_frames(path, times, size, reader="decord")
-    except DataError as error:
-        return _unproven(config, error.cause)
-    gaps = np.abs(answer.astype(np.int16) - reference).mean(axis=(1, 2, 3))
-    if gaps.max() > DECORD_TOLERANCE:
-        return _unproven(config, "its frames by decord differ from PyAV's")
-    return "decord"
-
-
-def _unproven(config: DataConfig, why: str) -> Literal["pyav"]:
-    if config.reader == "decord":
-        raise DataError(f"Not readable by decord: {why}.", "Set data.reader=auto.")
-    return "pyav"

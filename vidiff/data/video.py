@@ -1,15 +1,16 @@
-"""Frames by time: decord and PyAV behind one door, and the only uint8-float conversion.
+"""Frames by time: every reader behind one door, and the only uint8-float conversion.
 
 A window is asked for in seconds. Frame k of the answer is the one on the screen at `times[k]`:
 
     index(t) = max { i : pts_i <= t + EPS }                                              (1)
 
-Both readers return upright RGB, scaled in the same call that converts the colours. FFmpeg's scaler
+All readers return upright RGB, scaled in the same call that converts the colours. FFmpeg's scaler
 gives neighbouring columns of its output one colour, so a shrunk picture is made at twice the size
 and averaged two by two: its colours are then as sharp as its brightness. PyAV seeks to the key
 frame before the window, demuxes the packets up to its end, and only then decodes; frames that
 nothing refers to and nobody wants are skipped. decord is opened for one call with one thread and
-the target size, and never kept: an idle reader goes on decoding.
+the target size, and never kept: an idle reader goes on decoding. torchcodec is there for those who
+have it. Which file which reader may have is decided in proof.py.
 """
 
 from __future__ import annotations
@@ -32,8 +33,12 @@ from vidiff.errors import DataError, NumbersError, RequestError
 __all__ = [
     "EPS",
     "READERS",
+    "SKIPPABLE",
+    "ProvenReader",
+    "Reader",
     "VideoInfo",
     "have_decord",
+    "have_reader",
     "probe",
     "read_frames",
     "read_metadata",
@@ -48,9 +53,13 @@ __all__ = [
 EPS = 1e-3
 """Seconds of tolerance in (1): containers round to milliseconds, decord to float32."""
 
-Reader = Literal["auto", "decord", "pyav"]
-_SKIPPABLE = {"h264", "hevc"}
+ProvenReader = Literal["decord", "pyav", "torchcodec"]
+Reader = Literal["auto", "decord", "pyav", "torchcodec"]
+SKIPPABLE = {"h264", "hevc"}
 """Decoders that leave out single unreferenced frames exactly (libdav1d does not)."""
+
+_UNSEEKABLE = {"mpeg", "mpegvideo"}
+"""Containers in which FFmpeg gives frames the stamps of their neighbours after a seek."""
 
 
 def to_unit(frames: UInt8[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
@@ -107,6 +116,20 @@ def have_decord() -> bool:
     return True
 
 
+def have_torchcodec() -> bool:
+    """True where torchcodec can be imported and finds FFmpeg's libraries."""
+    try:
+        import torchcodec.decoders  # noqa: F401
+    except (ImportError, OSError, RuntimeError):
+        return False
+    return True
+
+
+def have_reader(reader: ProvenReader) -> bool:
+    """True where this machine has what the reader needs."""
+    return {"decord": have_decord, "torchcodec": have_torchcodec}.get(reader, lambda: True)()
+
+
 def read_frames(
     path: str | os.PathLike[str],
     times: Sequence[float] | Float[np.ndarray, "t"],
@@ -142,13 +165,20 @@ def read_frames(
 def _read_pyav(
     path: str | os.PathLike[str], times: Float[np.ndarray, "t"], size: tuple[int, int] | None
 ) -> UInt8[np.ndarray, "t h w c"]:
-    # A seek may land on a key frame that is shown after the asked time (open GOP, edit lists):
-    # go further back, in the end to the start of the file.
+    # A seek may land on a key frame that is shown after the asked time (open GOP, edit lists), or
+    # where a picture is only being built up (intra refresh): go further back, in the end to the
+    # start of the file.
     for back in (0.0, 5.0, None):
         with open_video(path) as (container, stream):
+            if back is not None and container.format.name in _UNSEEKABLE:
+                continue
             packets = _packets_around(container, stream, times, back)
-            if packets:
-                return _shrink(_decode(stream, packets, times, _enlarged(stream, size)), size)
+            try:
+                if packets:
+                    return _shrink(_decode(stream, packets, times, _enlarged(stream, size)), size)
+            except DataError:
+                if back != 0.0:
+                    raise
     raise DataError(f"{path} has no key frame to start decoding from.", "Re-encode it.")
 
 
@@ -195,7 +225,7 @@ def _decode(
     context.thread_count = 1
     found: dict[int, UInt8[np.ndarray, "h w c"]] = {}
     for packet in [*packets, None]:
-        if packet is not None and context.name in _SKIPPABLE:
+        if packet is not None and context.name in SKIPPABLE:
             context.skip_frame = "DEFAULT" if packet.pts in missing else "NONREF"
         for frame in context.decode(packet):
             if frame.pts in missing:
@@ -280,8 +310,30 @@ def _read_decord(
         raise DataError(f"{path} cannot be read by decord: {reason}", "Use PyAV.") from error
 
 
+def _read_torchcodec(
+    path: str | os.PathLike[str], times: Float[np.ndarray, "t"], size: tuple[int, int] | None
+) -> UInt8[np.ndarray, "t h w c"]:
+    if not have_torchcodec():
+        raise DataError("torchcodec is not installed for this machine.", "Use data.reader=auto.")
+    from torchcodec.decoders import VideoDecoder
+
+    with open_video(path) as (container, _):
+        absolute = container.name
+    try:
+        video = VideoDecoder(absolute, dimension_order="NHWC", num_ffmpeg_threads=1)
+        first, end = video.metadata.begin_stream_seconds, video.metadata.end_stream_seconds
+        shown_at(np.array([first, end], dtype=np.float64), times)
+        inside = np.clip(times + EPS, first, np.nextafter(end, first))
+        frames = video.get_frames_played_at(inside.tolist()).data.numpy()
+    except FOREIGN_ERRORS as error:
+        reason = str(error).strip().split("\n", 1)[0][:200]
+        raise DataError(f"{path} cannot be read by torchcodec: {reason}", "Use PyAV.") from error
+    return _shrink(frames, size)
+
+
 READERS: dict[str, Callable[..., UInt8[np.ndarray, "t h w c"]]] = {
     "decord": _read_decord,
     "pyav": _read_pyav,
+    "torchcodec": _read_torchcodec,
 }
 """Each takes (path, times, size) and returns upright RGB frames."""
