@@ -198,7 +198,7 @@ def test_a_fault_of_ours_is_one_sentence_unless_debug(
     def fault(*args: object, **kwargs: object) -> None:
         raise ZeroDivisionError("by nobody")
 
-    monkeypatch.setattr("vidiff.data.export.read_metadata", fault)
+    monkeypatch.setattr("vidiff.verification.read_metadata", fault)
     assert main(["info", "x.mp4"]) == 1
     said = capsys.readouterr().err
     assert "ZeroDivisionError" in said

@@ -10,8 +10,9 @@ import torch
 import vidiff
 from vidiff import tasks
 from vidiff.errors import RequestError
-from vidiff.pipeline import VideoDiffusion, load
+from vidiff.pipeline import VideoDiffusion
 from vidiff.sampling import SampleConfig
+from vidiff.saved import load
 
 QUICK = SampleConfig(steps=4)
 

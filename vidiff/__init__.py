@@ -18,19 +18,29 @@ _PUBLIC = {
     "evaluate": "vidiff.evaluation",
     "generate": "vidiff.generation",
     "VideoDiffusion": "vidiff.pipeline",
-    "load": "vidiff.pipeline",
+    "load": "vidiff.saved",
+    "from_pretrained": "vidiff.sharing",
+    "push_to_hub": "vidiff.sharing",
+    "export": "vidiff.sharing",
+    "verify": "vidiff.verification",
+    "replay": "vidiff.verification",
 }
 _MODULES = {"tasks": "vidiff.tasks"}
 
 __all__ = [
     "VideoDiffusion",
     "evaluate",
+    "export",
+    "from_pretrained",
     "generate",
     "index_clips",
     "load",
+    "push_to_hub",
     "read_frames",
+    "replay",
     "tasks",
     "train",
+    "verify",
     "write_mp4",
 ]
 

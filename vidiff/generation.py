@@ -5,11 +5,13 @@ The request names a run, a task word with its inputs, and seeds; clip i depends 
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, UInt8
@@ -18,17 +20,31 @@ from torch import Tensor
 
 from vidiff import tasks
 from vidiff.data.clips import read_picture, read_start
-from vidiff.data.export import write_gif, write_mp4, write_sheet
+from vidiff.data.codecs import find_codec
+from vidiff.data.export import (
+    encoding_loss,
+    write_gif,
+    write_mp4,
+    write_pictures,
+    write_sheet,
+    write_webp,
+)
 from vidiff.errors import RequestError
-from vidiff.pipeline import VideoDiffusion, load
+from vidiff.pipeline import VideoDiffusion
 from vidiff.records import Condition
 from vidiff.runs.config import Config
-from vidiff.runs.provenance import certificate, to_metadata, write_sidecar
-from vidiff.sampling import SampleConfig
+from vidiff.runs.files import hash_file
+from vidiff.runs.provenance import certificate, seal, to_metadata, write_sidecar
+from vidiff.runs.signing import sign
+from vidiff.sampling import CHUNK, SampleConfig
+from vidiff.saved import load
 
 TASKS = ("generate", "image-to-video", "predict", "backward", "interpolate", "upsample-time",
          "inpaint", "edit")  # fmt: skip
 """Task words that work now."""
+
+INPUTS = ("image", "clip", "mask")
+"""Fields of a request that name files."""
 
 LATER = ("outpaint", "loop", "rollout", "upscale", "vary")
 """Task words of the contract that are not there yet."""
@@ -57,8 +73,28 @@ class Request(Config):
     """How far an edit may go from the clip: 1 forgets it."""
     sample: SampleConfig = SampleConfig()
     """Sampler, steps, guidance."""
+    codec: str = "h264"
+    """How the video is encoded: h264, h264-10bit, hevc, vp9, av1 or lossless."""
     gif: bool = False
     """Write a GIF beside each MP4."""
+    webp: bool = False
+    """Write an animated WebP, without loss, beside each MP4."""
+    png: bool = False
+    """Write each frame as PNG, into a folder beside each MP4."""
+    measure: bool = False
+    """Measure what encoding lost, and write it into the sidecar."""
+
+
+@dataclass(frozen=True)
+class Publishing:
+    """How much a clip tells, and who vouches for it."""
+
+    keep_prompt: bool = False
+    """Put captions into the files too."""
+    chain: str | None = None
+    """PEM file of the signer's certificates."""
+    key: str | None = None
+    """PEM file of the signer's private key."""
 
 
 def generate(
@@ -68,6 +104,7 @@ def generate(
     *,
     weights: str = "ema",
     progress: Callable[[int, int], None] | None = None,
+    publishing: Publishing | None = None,
 ) -> list[Path]:
     """Make the clips of a request.
 
@@ -77,6 +114,7 @@ def generate(
         request: what to make; one plain clip by default.
         weights: which weights of the run (see `vidiff.load`).
         progress: called with (denoiser calls done, calls in all).
+        publishing: what the files tell of captions, and the certificate that signs them.
 
     Returns:
         the files made, MP4s first.
@@ -84,31 +122,92 @@ def generate(
     Raises:
         RequestError: an unknown task, missing or unfit inputs, no valid checkpoint.
     """
-    request = request or Request()
+    request, publishing = request or Request(), publishing or Publishing()
     check_task(request)
+    find_codec(request.codec)
     model = run if isinstance(run, VideoDiffusion) else load(run, weights)
     condition = make_condition(model, request)
     clips = model.sample(condition, request.seeds, request.sample, progress)
-    fps = Fraction(model.fps).limit_denominator(1001)
-    if request.task == "upsample-time":
-        fps *= request.factor
+    fps = rate_of(model, request)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     made, beside = [], []
-    asked = request.model_dump(mode="json", exclude={"seeds", "gif"})
-    for seed, frames in zip(request.seeds, clips, strict=True):
-        about = certificate(
-            asked, weights_hash=model.weights_hash, data_digest=model.data_digest, seeds=[seed]
-        )
-        path = folder / f"{request.task}-seed{seed:04d}.mp4"
-        made.append(write_mp4(path, frames, fps, metadata=to_metadata(about)))
-        beside.append(write_sidecar(path, about))
-        if request.gif:
-            scale = max(1, 192 // frames.shape[1])
-            beside.append(write_gif(path.with_suffix(".gif"), frames, float(fps), scale))
+    for k, frames in enumerate(clips):
+        path = folder / f"{request.task}-seed{request.seeds[k]:04d}.mp4"
+        about = _certificate(model, request, k, frames, publishing)
+        more = write_clip(path, frames, fps, about, request, publishing)
+        made.append(path)
+        beside += more
     sheet = folder / f"{request.task}.png"
     beside.append(write_sheet(sheet, clips, scale=max(1, 96 // model.size)))
     return made + beside
+
+
+def rate_of(model: VideoDiffusion, request: Request) -> Fraction:
+    """Frames a second of the clips of a request."""
+    fps = Fraction(model.fps).limit_denominator(1001)
+    return fps * request.factor if request.task == "upsample-time" else fps
+
+
+def _certificate(
+    model: VideoDiffusion,
+    request: Request,
+    k: int,
+    frames: UInt8[Tensor, "t h w c"],
+    publishing: Publishing,
+) -> dict[str, Any]:
+    """Of the clip of seed number k. Sums round differently in other batches and on other thread
+    counts, so both are noted: `vidiff replay` needs them to meet every bit."""
+    first = k - k % CHUNK
+    inputs = {name: hash_file(path) for name in INPUTS if (path := getattr(request, name))}
+    return certificate(
+        request.model_dump(mode="json", exclude={"seeds", "gif", "webp", "png", "measure"}),
+        weights_hash=model.weights_hash,
+        data_digest=model.data_digest,
+        seeds=[request.seeds[k]],
+        keep_prompt=publishing.keep_prompt,
+        frames_sha256=hash_frames(frames),
+        batch=list(request.seeds[first : first + CHUNK]),
+        threads=torch.get_num_threads(),
+        device=model.device.type,
+        inputs=inputs,
+    )
+
+
+def hash_frames(frames: UInt8[Tensor, "t h w c"]) -> str:
+    """SHA-256 of a clip's shape and bytes."""
+    shape = ",".join(map(str, frames.shape)).encode()
+    return hashlib.sha256(shape + frames.contiguous().numpy().tobytes()).hexdigest()
+
+
+def write_clip(
+    path: Path,
+    frames: UInt8[Tensor, "t h w c"],
+    fps: Fraction,
+    about: dict[str, Any],
+    request: Request,
+    publishing: Publishing | None = None,
+) -> list[Path]:
+    """One clip with its certificate `about`, and what belongs to it; the files beside it."""
+    sealed: dict[str, Any] = {}
+
+    def words(stream_hash: str) -> dict[str, str]:
+        sealed.update(seal(about, stream_hash))
+        return to_metadata(sealed)
+
+    write_mp4(path, frames, fps, metadata=words, codec=request.codec)
+    if publishing and publishing.chain and publishing.key:
+        sign(path, publishing.chain, publishing.key, sealed)
+    loss = {"encoding_loss": encoding_loss(path, frames)} if request.measure else {}
+    beside = [write_sidecar(path, sealed, **loss)]
+    scale = max(1, 192 // frames.shape[1])
+    if request.gif:
+        beside.append(write_gif(path.with_suffix(".gif"), frames, float(fps), scale))
+    if request.webp:
+        beside.append(write_webp(path.with_suffix(".webp"), frames, float(fps)))
+    if request.png:
+        beside += write_pictures(path.with_suffix(""), frames)
+    return beside
 
 
 def check_task(request: Request) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,10 +23,8 @@ from vidiff.diffusion import process
 from vidiff.diffusion.calibration import Calibration
 from vidiff.diffusion.process import Denoiser, ProcessConfig
 from vidiff.errors import RequestError
-from vidiff.models.attention import require_backend
 from vidiff.models.unet import ModelConfig, SpaceTimeUNet
 from vidiff.records import Batch, Condition, draw_normal, draw_uniform, make_generator
-from vidiff.runs import checkpoint
 from vidiff.sampling import SampleConfig
 from vidiff.tasks import TaskConfig, draw
 
@@ -208,68 +205,6 @@ def build(
         torch.manual_seed(make_generator(seed, 0, "weights").initial_seed())
         network = SpaceTimeUNet(model, size, channels=len(calibration.mean))
     return VideoDiffusion(network, calibration, num_frames, size, process, tasks)
-
-
-def describe(model: VideoDiffusion, config: ModelConfig) -> dict[str, Any]:
-    """What `load` needs beside the weights, as JSON values; stored in every checkpoint."""
-    return {
-        "model": config.model_dump(mode="json"),
-        "process": model.process.model_dump(mode="json"),
-        "tasks": model.tasks.model_dump(mode="json"),
-        "calibration": model.calibration.model_dump(mode="json"),
-        "num_frames": model.num_frames,
-        "size": model.size,
-        "data": None if model.data is None else model.data.model_dump(mode="json"),
-        "seed": model.seed,
-    }
-
-
-def load(run: str | Path, weights: str = "ema") -> VideoDiffusion:
-    """A trained model from a run folder or one checkpoint, ready to sample.
-
-    Args:
-        run: a run folder, its newest valid checkpoint is used; or a `step-NNNNNNNN` folder.
-        weights: `ema` (the first track), the stem of another track's file, or `model` for the
-            raw weights.
-
-    Raises:
-        RequestError: no such run, or no such weights in it.
-        VidiffError: every checkpoint is damaged.
-    """
-    folder = Path(run)
-    if not (folder / "manifest.json").is_file():
-        found = checkpoint.latest(folder / "checkpoints")
-        if found is None:
-            raise RequestError(
-                f"{run} holds no valid checkpoint.",
-                "Name a folder that `vidiff train` wrote, or let the training reach its first "
-                "checkpoint.",
-            )
-        folder = found[0]
-    names = sorted(p.stem for p in folder.glob("*.safetensors") if p.stem != "optim")
-    tracks = [n for n in names if n.startswith("ema")] or ["model"]
-    chosen = tracks[0] if weights == "ema" else weights
-    if chosen not in names:
-        raise RequestError(
-            f"{folder} holds no weights named {weights!r}.", f"It holds: {', '.join(names)}."
-        )
-    tensors, state = checkpoint.load(folder, only=["model", chosen])
-    parts = state["pipeline"]
-    model = build(
-        ModelConfig(**parts["model"]),
-        Calibration(**parts["calibration"]),
-        parts["num_frames"],
-        parts["size"],
-        ProcessConfig(**parts["process"]),
-        TaskConfig(**parts["tasks"]),
-    )
-    require_backend(model.network.config.attention, model.device)  # type: ignore[arg-type, union-attr]
-    model.network.load_state_dict(tensors["model"] | tensors[chosen])
-    model.network.eval().requires_grad_(False)
-    model.data = None if parts["data"] is None else DataConfig(**parts["data"])
-    model.seed, model.data_digest = parts["seed"], state["data"]
-    model.weights_hash = checkpoint.weights_hash(tensors[chosen])
-    return model
 
 
 def _stratified(seed: int, positions: list[int], batch_size: int) -> Float[Tensor, "b"]:

@@ -27,10 +27,11 @@ from vidiff.errors import RequestError
 from vidiff.manifest import compare, write_manifest
 from vidiff.models.attention import require_backend
 from vidiff.models.unet import Block, resolve
-from vidiff.pipeline import VideoDiffusion, build, describe
+from vidiff.pipeline import VideoDiffusion, build
 from vidiff.records import Batch
 from vidiff.runs import checkpoint
 from vidiff.runs.files import read_json, write_json
+from vidiff.saved import describe
 from vidiff.settings import LoopConfig, TrainConfig, allows, claim, record_changes
 from vidiff.state import State, fresh_state
 

@@ -25,6 +25,9 @@ from vidiff.records import Condition, draw_normal
 from vidiff.runs.config import Config
 from vidiff.tasks import generate
 
+CHUNK = 8
+"""Clips sampled at once."""
+
 Progress = Callable[[int, int], None]
 """Called with (denoiser calls done, calls in all)."""
 
@@ -68,7 +71,7 @@ def sample(
     seeds: Sequence[int],
     config: SampleConfig | None = None,
     progress: Progress | None = None,
-    chunk: int = 8,
+    chunk: int = CHUNK,
 ) -> UInt8[Tensor, "b t h w c"]:
     """One clip for each seed; see `VideoDiffusion.sample`.
 

@@ -28,32 +28,61 @@ def register(commands: Commands) -> None:
     sample.add_argument("--frames", type=int, help="frames of the result")
     sample.add_argument("--factor", type=int, help="times as many frames, for upsample-time")
     sample.add_argument("--strength", type=float, help="0..1, for edit (default: 0.5)")
+    sample.add_argument("--codec", help="h264, h264-10bit, hevc, vp9, av1 or lossless")
     sample.add_argument("--gif", action="store_true", help="write GIFs too")
+    sample.add_argument("--webp", action="store_true", help="write animated WebPs too")
+    sample.add_argument("--png", action="store_true", help="write every frame as PNG too")
+    sample.add_argument("--measure", action="store_true", help="note what encoding lost")
+    sample.add_argument("--publish-prompt", action="store_true", help="put captions into the files")
+    sample.add_argument("--sign", metavar="PEM", help="sign with this certificate chain (C2PA)")
+    sample.add_argument("--key", metavar="PEM", help="private key of that certificate")
 
     info = commands.add("info", _info, "what a clip says of how it was made")
     info.add_argument("file")
-    commands.later("verify", "whether a file is as it was made")
-    commands.later("replay", "make a file again from its certificate")
-    commands.later("export", "share a run")
+    verify = commands.add("verify", _verify, "whether a clip is as it was made")
+    verify.add_argument("file")
+    verify.add_argument("--trust", metavar="PEM", help="certificates that may vouch for signers")
+
+    replay = commands.add("replay", _replay, "make a clip again from its certificate")
+    replay.add_argument("file")
+    replay.add_argument("--run", required=True, help="run or exported folder that made it")
+    replay.add_argument("--out", default="replayed", help="folder for the clip")
+    for name in ("image", "clip", "mask", "caption"):
+        replay.add_argument(f"--{name}", help=f"the {name} of the request, where it had one")
+
+    export = commands.add("export", _export, "a folder to share: weights, description, model card")
+    export.add_argument("run", help="run folder or checkpoint folder")
+    export.add_argument("--out", default="export", help="folder to write")
+    export.add_argument("--weights", default="ema", help="ema, model, or a track's name")
+    export.add_argument("--push", metavar="USER/NAME", help="upload it to the Hugging Face Hub")
 
 
 def _sample(args: argparse.Namespace) -> int:
-    from vidiff.generation import Request, check_task, generate, parse_seeds
+    from vidiff.generation import Publishing, Request, check_task, generate, parse_seeds
     from vidiff.runs.config import make_config
     from vidiff.sampling import SampleConfig
 
     own = ("steps", "sampler", "guidance")
     given = {k: getattr(args, k) for k in own if getattr(args, k) is not None}
-    names = ("task", "image", "clip", "mask", "keep", "frames", "factor", "strength", "gif")
+    names = ("task", "image", "clip", "mask", "keep", "frames", "factor", "strength", "codec",
+             "gif", "webp", "png", "measure")  # fmt: skip
     rest = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
     request = make_config(
         Request, seeds=parse_seeds(args.seeds), sample=make_config(SampleConfig, **given), **rest
     )
     check_task(request)
+    if bool(args.sign) != bool(args.key):
+        raise RequestError(
+            "A signature needs --sign CHAIN.pem and --key KEY.pem; one of them is missing.",
+            "Give both, or neither.",
+        )
     print(request.model_dump_json(indent=2))
     if args.dry_run:
         return 0
-    return made(generate(args.run, args.out, request, weights=args.weights, progress=_bar()))
+    publishing = Publishing(args.publish_prompt, args.sign, args.key)
+    files = generate(args.run, args.out, request, weights=args.weights, progress=_bar(),
+                     publishing=publishing)  # fmt: skip
+    return made(files)
 
 
 def _bar() -> Callable[[int, int], None]:
@@ -72,15 +101,37 @@ def _bar() -> Callable[[int, int], None]:
 
 
 def _info(args: argparse.Namespace) -> int:
-    from vidiff.data.export import read_metadata
-    from vidiff.runs.provenance import from_metadata
+    from vidiff.verification import read_certificate
 
-    tags = read_metadata(args.file)
-    try:
-        print(json.dumps(from_metadata(tags), indent=2))
-    except RequestError:
-        raise DataError(
-            f"{args.file} says nothing of vidiff: it was made elsewhere, or its tags were removed.",
-            "Look for the sidecar file of the same name that ends in .json.",
-        ) from None
+    print(json.dumps(read_certificate(args.file), indent=2))
     return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from vidiff.verification import verify
+
+    finding = verify(args.file, args.trust)
+    print(finding)
+    return 0 if finding.good else DataError.exit_code
+
+
+def _replay(args: argparse.Namespace) -> int:
+    from vidiff.verification import replay
+
+    names = ("image", "clip", "mask", "caption")
+    inputs = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    files, said = replay(args.file, args.run, args.out, inputs, _bar())
+    print(said)
+    return made(files)
+
+
+def _export(args: argparse.Namespace) -> int:
+    from vidiff.sharing import export, push_to_hub
+
+    if args.dry_run:
+        print(f"Would write config.json, model.safetensors and README.md into {args.out}.")
+        return 0
+    files = export(args.run, args.out, args.weights)
+    if args.push:
+        print("Uploaded: " + push_to_hub(args.out, args.push))
+    return made(files)

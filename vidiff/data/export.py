@@ -1,14 +1,19 @@
 """Clips as files that play everywhere and never lie half-written under their final name.
 
-MP4: H.264, yuv420p, the exact rational rate, index at the front. Colours are converted to BT.709
-*and* tagged so: either half alone shifts them by up to a sixth of the range in some players.
+MP4: H.264 in yuv420p unless asked otherwise, the exact rational rate, index at the front. What was
+encoded is read back before the file gets its name. The hash of the coded pictures can go into the
+tags, so that a changed picture is told from a changed container.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import hashlib
+import io
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -16,17 +21,21 @@ from typing import Any
 
 import av
 import numpy as np
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+from av.video.reformatter import Interpolation
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
+from vidiff.data.codecs import Codec, find_codec, open_stream, to_frame
 from vidiff.data.probe import open_video
-from vidiff.errors import RequestError
+from vidiff.errors import DataError, RequestError, VidiffError
 from vidiff.runs.files import write_atomically
 
-_BT709 = 1
-"""AVCOL_SPC_BT709: the matrix as a codec context tags it (swscale counts differently)."""
+_EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+"""Without these flags FFmpeg's way back to RGB is up to 2 levels too dark."""
+
+Words = Mapping[str, str] | Callable[[str], Mapping[str, str]]
+"""Tags of a file, or a function from the hash of its coded pictures to them."""
 
 
 def write_mp4(
@@ -34,37 +43,117 @@ def write_mp4(
     frames: UInt8[Tensor, "t h w c"] | UInt8[np.ndarray, "t h w c"],
     fps: int | float | Fraction,
     *,
-    metadata: Mapping[str, str] | None = None,
-    crf: int = 16,
+    metadata: Words | None = None,
+    codec: str = "h264",
+    crf: int | None = None,
     preset: str = "medium",
 ) -> Path:
-    """Write one clip as H.264 MP4.
+    """Write one clip as MP4: encoded, read back, tagged, renamed.
 
     Args:
         frames: RGB bytes. An odd height or width gets its last row or column twice, because
-            yuv420p knows even sizes only.
+            yuv420p knows even sizes only; `lossless` keeps odd sizes.
         fps: frames a second; a float becomes the nearest fraction with denominator <= 1001.
-        metadata: words stored in the file, as `read_metadata` returns them.
-        crf: x264's constant rate factor; 0 is lossless but for the colour conversion.
-        preset: x264's speed.
+        metadata: words stored in the file, as `read_metadata` returns them. A function of
+            `hash_stream`'s answer can store that hash among them.
+        codec: a word of `codecs.CODECS`.
+        crf: constant rate factor, smaller is better; by default that of the codec.
+        preset: x264's and x265's speed.
 
     Raises:
-        RequestError: frames of another shape or type, a rate that is not positive.
-        VidiffError: the file could not be written (full disk, no permission).
+        RequestError: frames of another shape or type, a rate that is not positive, a codec that
+            is not there.
+        VidiffError: the file could not be written (full disk, no permission), or did not read
+            back as it was written.
     """
     pixels = _checked(frames, 4, "t h w c")
-    rate = _rational(fps)
-    height, width = pixels.shape[1:3]
-    pixels = np.pad(pixels, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    rate, kind = _rational(fps), find_codec(codec)
+    if not kind.rgb:
+        height, width = pixels.shape[1:3]
+        pixels = np.pad(pixels, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     with write_atomically(path) as temporary, _as_os_errors():
-        options = {"movflags": "+faststart+use_metadata_tags"}
-        with av.open(str(temporary), "w", format="mp4", options=options) as container:
-            container.metadata.update(metadata or {})
-            stream = _h264_stream(container, rate, pixels.shape, crf, preset)
-            for k, image in enumerate(pixels):
-                container.mux(stream.encode(_bt709_frame(image, k, rate)))
-            container.mux(stream.encode(None))
+        coded = _encode(pixels, rate, kind, kind.crf if crf is None else crf, preset)
+        count, digest = hash_stream(coded)
+        if count != len(pixels):
+            raise VidiffError(
+                f"{path}: {len(pixels)} frames were encoded and {count} read back.",
+                "Choose another codec; a file with missing frames is not kept.",
+            )
+        words = metadata(digest) if callable(metadata) else metadata or {}
+        _tag(coded, temporary, words, kind)
     return Path(path)
+
+
+def _encode(
+    pixels: UInt8[np.ndarray, "t h w c"], rate: Fraction, codec: Codec, crf: int, preset: str
+) -> io.BytesIO:
+    coded = io.BytesIO()
+    with av.open(coded, "w", format="mp4") as container:
+        stream = open_stream(container, codec, rate, pixels.shape[1:3], crf, preset)
+        for k, image in enumerate(pixels):
+            container.mux(stream.encode(to_frame(image, codec, k, rate)))
+        container.mux(stream.encode(None))
+    coded.seek(0)
+    return coded
+
+
+def hash_stream(file: str | Path | io.BytesIO) -> tuple[int, str]:
+    """Number of coded pictures in a video and the SHA-256 of their bytes, in order of decoding.
+
+    Raises:
+        DataError: not a readable video.
+    """
+    digest, count = hashlib.sha256(), 0
+    with contextlib.ExitStack() as stack:
+        if isinstance(file, io.BytesIO):
+            container = stack.enter_context(av.open(file))
+        else:
+            container, _ = stack.enter_context(open_video(file))
+        for packet in container.demux(container.streams.video[0]):
+            if packet.size:
+                digest.update(bytes(packet))
+                count += 1
+    if isinstance(file, io.BytesIO):
+        file.seek(0)
+    return count, digest.hexdigest()
+
+
+def _tag(coded: io.BytesIO, path: Path, words: Mapping[str, str], codec: Codec) -> None:
+    """The same pictures in a container with the words in it and its index at the front."""
+    options = {"movflags": "+faststart+use_metadata_tags"}
+    with av.open(coded) as source, av.open(str(path), "w", format="mp4", options=options) as out:
+        out.metadata.update(words)
+        stream = out.add_stream_from_template(source.streams.video[0], opaque=True)
+        if codec.tag:
+            stream.codec_context.codec_tag = codec.tag
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                out.mux(packet)
+
+
+def encoding_loss(
+    path: str | Path, frames: UInt8[Tensor, "t h w c"] | UInt8[np.ndarray, "t h w c"]
+) -> dict[str, float]:
+    """What encoding cost: PSNR in dB (infinite where nothing), mean and largest error of 255.
+
+    Raises:
+        DataError: the file is not readable, or holds other frames.
+    """
+    pixels = _checked(frames, 4, "t h w c")
+    with open_video(path) as (container, _):
+        shown = [f.to_ndarray(format="rgb24", interpolation=_EXACT)
+                 for f in container.decode(video=0)]  # fmt: skip
+    height, width = pixels.shape[1:3]
+    read = np.stack([image[:height, :width] for image in shown])
+    if read.shape != pixels.shape:
+        raise DataError(
+            f"{path} holds frames of shape {list(read.shape)}, not {list(pixels.shape)}."
+        )
+    error = np.abs(read.astype(np.float64) - pixels)
+    mse = float((error**2).mean())
+    psnr = 10 * math.log10(255**2 / mse) if mse else math.inf
+    return {"psnr": psnr, "mean": float(error.mean()), "worst": float(error.max())}
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -90,8 +179,7 @@ def write_gif(
     """
     pixels = _checked(frames, 4, "t h w c")
     rate = _rational(fps)
-    ends = [round(100 * (k + 1) / rate) for k in range(len(pixels))]
-    lasting = [10 * max(end - start, 1) for start, end in zip([0, *ends], ends, strict=False)]
+    lasting = [10 * hundredths for hundredths in _lasting(len(pixels), rate, 100)]
     images = [_image(image, scale) for image in pixels]
     # One palette for the whole clip: a palette per frame flickers.
     palette = Image.fromarray(np.concatenate(list(pixels))).quantize(256)
@@ -107,6 +195,44 @@ def write_gif(
             optimize=False,
         )
     return Path(path)
+
+
+def write_webp(
+    path: str | Path,
+    frames: UInt8[Tensor, "t h w c"] | UInt8[np.ndarray, "t h w c"],
+    fps: int | float,
+    scale: int = 1,
+) -> Path:
+    """Write one clip as an endless animated WebP without loss, pixels `scale` times as large.
+
+    WebP counts time in milliseconds: each frame's end is rounded, so the whole keeps its duration.
+    """
+    pixels = _checked(frames, 4, "t h w c")
+    lasting = _lasting(len(pixels), _rational(fps), 1000)
+    images = [_image(image, scale) for image in pixels]
+    with write_atomically(path) as temporary:
+        images[0].save(
+            temporary,
+            format="WEBP",
+            save_all=True,
+            append_images=images[1:],
+            duration=lasting,
+            loop=0,
+            lossless=True,
+        )
+    return Path(path)
+
+
+def write_pictures(
+    folder: str | Path, frames: UInt8[Tensor, "t h w c"] | UInt8[np.ndarray, "t h w c"]
+) -> list[Path]:
+    """Write each frame of a clip as `folder/00000.png`, `folder/00001.png`, ..."""
+    made = []
+    for k, image in enumerate(_checked(frames, 4, "t h w c")):
+        made.append(Path(folder) / f"{k:05d}.png")
+        with write_atomically(made[-1]) as temporary:
+            Image.fromarray(image).save(temporary, format="PNG")
+    return made
 
 
 def write_sheet(
@@ -133,38 +259,6 @@ def write_sheet(
     return Path(path)
 
 
-def _h264_stream(
-    container: Any, rate: Fraction, shape: tuple[int, ...], crf: int, preset: str
-) -> Any:
-    options = {"crf": str(crf), "preset": preset}
-    stream = container.add_stream("libx264", rate=rate, options=options)
-    stream.height, stream.width = shape[1:3]
-    stream.pix_fmt = "yuv420p"
-    context = stream.codec_context
-    context.thread_count = 1
-    context.time_base = 1 / rate
-    context.colorspace = _BT709
-    context.color_range = int(ColorRange.MPEG)
-    context.color_primaries = int(ColorPrimaries.BT709)
-    context.color_trc = int(ColorTrc.BT709)
-    return stream
-
-
-def _bt709_frame(image: UInt8[np.ndarray, "h w c"], index: int, rate: Fraction) -> Any:
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24").reformat(
-        format="yuv420p",
-        dst_colorspace=Colorspace.ITU709,
-        dst_color_range=ColorRange.MPEG,
-        threads=1,
-    )
-    frame.colorspace = _BT709
-    frame.color_primaries = int(ColorPrimaries.BT709)
-    frame.color_trc = int(ColorTrc.BT709)
-    frame.pts = index
-    frame.time_base = 1 / rate
-    return frame
-
-
 @contextmanager
 def _as_os_errors() -> Iterator[None]:
     """FFmpeg's own errors as the OSError that the file system meant."""
@@ -173,6 +267,12 @@ def _as_os_errors() -> Iterator[None]:
     except av.FFmpegError as error:
         number = error.errno if error.errno in errno.errorcode else errno.EIO
         raise OSError(number, os.strerror(number)) from error
+
+
+def _lasting(count: int, rate: Fraction, ticks: int) -> list[int]:
+    """How many of `ticks` a second each frame is shown: ends are rounded, not lengths."""
+    ends = [round(ticks * (k + 1) / rate) for k in range(count)]
+    return [max(end - start, 1) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def _rational(fps: int | float | Fraction) -> Fraction:

@@ -13,8 +13,9 @@ from vidiff.data.loading import read_all
 from vidiff.errors import RequestError
 from vidiff.evaluation.report import Report
 from vidiff.evaluation.scoring import EvalConfig, Progress, score_clips
-from vidiff.pipeline import VideoDiffusion, load
+from vidiff.pipeline import VideoDiffusion
 from vidiff.records import Batch
+from vidiff.saved import load
 
 FrameArray = UInt8[np.ndarray, "b t h w c"]
 

@@ -8,6 +8,7 @@ time, so the same request gives the same certificate.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import platform
@@ -25,7 +26,11 @@ NOTICE = "AI-generated: this video was made by a generative model (vidiff); no c
 # IPTC NewsCodes, digital source type: made by an algorithm trained on sampled content.
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 
-_TAG = "vidiff"
+_TAG = "synopsis"
+"""A tag that MP4 and Matroska know: other tools carry it along when they change the container."""
+SEALS = ("stream_sha256", "certificate_sha256")
+"""Keys that `seal` adds."""
+
 _WITHHELD = "[withheld]"
 _PROMPTS = {"prompt", "negative_prompt", "caption", "text"}
 _FRACTION = re.compile(r"[-+]?[0-9]+/[0-9]+")
@@ -69,6 +74,27 @@ def certificate(
     }
 
 
+def seal(certificate: Mapping[str, Any], stream_hash: str) -> dict[str, Any]:
+    """The certificate bound to the coded pictures of a file, with a hash of its own words.
+
+    The hashes find accidents and careless edits. Who changes a file on purpose can write new ones:
+    against that only a signature helps (runs/signing.py).
+    """
+    sealed = {**certificate, "stream_sha256": stream_hash}
+    return {**sealed, "certificate_sha256": _hash_words(sealed)}
+
+
+def is_sealed(certificate: Mapping[str, Any]) -> bool:
+    """Whether the words of a sealed certificate are those that were sealed."""
+    rest = {key: value for key, value in certificate.items() if key != "certificate_sha256"}
+    return certificate.get("certificate_sha256") == _hash_words(rest)
+
+
+def _hash_words(certificate: Mapping[str, Any]) -> str:
+    text = json.dumps(certificate, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def to_metadata(certificate: Mapping[str, Any]) -> dict[str, str]:
     """The certificate as MP4 tags: a comment for people and one JSON string for programs."""
     text = json.dumps(certificate, allow_nan=False, separators=(",", ":"))
@@ -87,13 +113,16 @@ def from_metadata(tags: Mapping[str, str]) -> dict[str, Any]:
         found = json.loads(tags[_TAG])
     except (ValueError, RecursionError) as error:
         raise DataError("The file's certificate is not readable JSON.") from error
-    if not isinstance(found, dict):
-        raise DataError("The file's certificate is not a JSON object.")
+    if not isinstance(found, dict) or "ai_generated" not in found:
+        raise DataError("The file's certificate is no certificate of vidiff's.")
     return found
 
 
-def write_sidecar(mp4_path: str | Path, certificate: Mapping[str, Any]) -> Path:
+def write_sidecar(mp4_path: str | Path, certificate: Mapping[str, Any], **facts: Any) -> Path:
     """Write the certificate beside a finished MP4 (`x.mp4` gets `x.json`), with the file's hash.
+
+    Args:
+        facts: more about the file, such as what encoding lost.
 
     Raises:
         VidiffError: the sidecar could not be written.
@@ -103,6 +132,7 @@ def write_sidecar(mp4_path: str | Path, certificate: Mapping[str, Any]) -> Path:
         "file": mp4_path.name,
         "bytes": mp4_path.stat().st_size,
         "sha256": hash_file(mp4_path),
+        **facts,
     }
     return write_json(mp4_path.with_suffix(".json"), {**certificate, "video": video})
 

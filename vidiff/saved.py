@@ -1,0 +1,138 @@
+"""A trained model as a folder: described, found, loaded.
+
+Two kinds of folder hold one: a checkpoint of a run (weights, averages, optimiser, hashes) and an
+export, made to be shared (`config.json`, `model.safetensors`, a model card).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from vidiff.data.index import DataConfig
+from vidiff.diffusion.calibration import Calibration
+from vidiff.diffusion.process import ProcessConfig
+from vidiff.errors import RequestError
+from vidiff.models.attention import require_backend
+from vidiff.models.unet import ModelConfig
+from vidiff.pipeline import VideoDiffusion, build
+from vidiff.runs import checkpoint
+from vidiff.runs.files import read_json
+from vidiff.tasks import TaskConfig
+
+EXPORT_FORMAT = 1
+"""Version of an exported folder."""
+
+
+def describe(model: VideoDiffusion, config: ModelConfig) -> dict[str, Any]:
+    """What `load` needs beside the weights, as JSON values; stored in every checkpoint."""
+    return {
+        "model": config.model_dump(mode="json"),
+        "process": model.process.model_dump(mode="json"),
+        "tasks": model.tasks.model_dump(mode="json"),
+        "calibration": model.calibration.model_dump(mode="json"),
+        "num_frames": model.num_frames,
+        "size": model.size,
+        "data": None if model.data is None else model.data.model_dump(mode="json"),
+        "seed": model.seed,
+    }
+
+
+def load(run: str | Path, weights: str = "ema") -> VideoDiffusion:
+    """A trained model from a run folder, one checkpoint or an export, ready to sample.
+
+    Args:
+        run: a run folder, its newest valid checkpoint is used; a `step-NNNNNNNN` folder; or a
+            folder that `vidiff export` wrote, which holds one set of weights.
+        weights: `ema` (the first track), the stem of another track's file, or `model` for the
+            raw weights.
+
+    Raises:
+        RequestError: no such run, or no such weights in it, or an export of another version.
+        VidiffError: every checkpoint is damaged.
+    """
+    if is_export(run):
+        return _load_export(Path(run))
+    folder = _checkpoint_of(run)
+    names = weights_in(folder)
+    chosen = names[0] if weights == "ema" else weights
+    if chosen not in names:
+        raise RequestError(
+            f"{folder} holds no weights named {weights!r}.", f"It holds: {', '.join(names)}."
+        )
+    tensors, state = checkpoint.load(folder, only=["model", chosen])
+    model = rebuild(state["pipeline"], tensors["model"] | tensors[chosen])
+    model.data_digest = state["data"]
+    model.weights_hash = checkpoint.weights_hash(tensors[chosen])
+    return model
+
+
+def rebuild(parts: dict[str, Any], tensors: dict[str, Any]) -> VideoDiffusion:
+    """A model from what `describe` said of it and its weights, ready to sample."""
+    model = build(
+        ModelConfig(**parts["model"]),
+        Calibration(**parts["calibration"]),
+        parts["num_frames"],
+        parts["size"],
+        ProcessConfig(**parts["process"]),
+        TaskConfig(**parts["tasks"]),
+    )
+    require_backend(model.network.config.attention, model.device)  # type: ignore[arg-type, union-attr]
+    model.network.load_state_dict(tensors)
+    model.network.eval().requires_grad_(False)
+    model.data = None if parts["data"] is None else DataConfig(**parts["data"])
+    model.seed = parts["seed"]
+    return model
+
+
+def weights_in(run: str | Path) -> list[str]:
+    """Names of the weights a folder holds, the one to sample with first.
+
+    Raises:
+        RequestError: no valid checkpoint.
+    """
+    if is_export(run):
+        return ["ema"]
+    names = sorted(p.stem for p in _checkpoint_of(run).glob("*.safetensors") if p.stem != "optim")
+    return sorted(names, key=lambda name: not name.startswith("ema"))
+
+
+def is_export(run: str | Path) -> bool:
+    """Whether a folder was written by `vidiff export`."""
+    return (Path(run) / "config.json").is_file() and (Path(run) / "model.safetensors").is_file()
+
+
+def _checkpoint_of(run: str | Path) -> Path:
+    folder = Path(run)
+    if (folder / "manifest.json").is_file():
+        return folder
+    found = checkpoint.latest(folder / "checkpoints")
+    if found is None:
+        raise RequestError(
+            f"{run} holds no valid checkpoint.",
+            "Name a folder that `vidiff train` wrote, or let the training reach its first "
+            "checkpoint.",
+        )
+    return found[0]
+
+
+def _load_export(folder: Path) -> VideoDiffusion:
+    about = read_json(folder / "config.json")
+    if not isinstance(about, dict) or about.get("vidiff_export") != EXPORT_FORMAT:
+        raise RequestError(
+            f"{folder}/config.json is no export of this version of vidiff "
+            f"(vidiff_export: {json.dumps(EXPORT_FORMAT)}).",
+            "Export the run again with this version.",
+        )
+    tensors = load_file(folder / "model.safetensors")
+    if checkpoint.weights_hash(tensors) != about["tensors_sha256"]:
+        raise RequestError(
+            f"{folder}/model.safetensors is not the file that was exported with its config.json.",
+            "Fetch the folder again.",
+        )
+    model = rebuild(about["pipeline"], tensors)
+    model.data_digest, model.weights_hash = about["data_digest"], about["weights_sha256"]
+    return model
