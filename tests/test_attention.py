@@ -14,11 +14,13 @@ from torch import Tensor
 
 from vidiff.errors import RequestError
 from vidiff.models import attention
-from vidiff.models.attention import Attention, Backend, attend, require_backend, rotate
+from vidiff.models.attention import Attention, Backend, Over, attend, require_backend, rotate
 from vidiff.models.layers import Norm, frame_mask
 
 KINDS: list[dict[str, Any]] = [
-    {"joint": joint, "causal": causal} for joint in (False, True) for causal in (False, True)
+    {"over": over, "causal": causal}
+    for over in ("time", "space", "joint")
+    for causal in (False, True)
 ]
 
 
@@ -31,10 +33,10 @@ def make(
     channels: int = 32,
     norm: Norm = "mp",
     theta: float = 0.7,
-    joint: bool = False,
+    over: Over = "time",
     causal: bool = False,
 ) -> Attention:
-    return Attention(channels, norm, theta, joint=joint, causal=causal, backend="auto")
+    return Attention(channels, norm, theta, over=over, causal=causal, backend="auto")
 
 
 def answer(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, backend: Backend) -> list[Tensor]:
@@ -197,22 +199,26 @@ def test_rotation_keeps_norms() -> None:
     torch.testing.assert_close(rotate(x, angle).norm(dim=-1), x.norm(dim=-1))
 
 
-@pytest.mark.parametrize("joint", [False, True])
-def test_time_order_matters(joint: bool) -> None:
-    layer = make(joint=joint)
+@pytest.mark.parametrize("over", ["time", "joint"])
+def test_time_order_matters(over: Over) -> None:
+    layer = make(over=over)
     x, times = torch.randn(4, 32, 2, 2), torch.arange(4.0)[None]
     turned = layer(x.flip(0), times).flip(0)
     assert not torch.allclose(turned, layer(x, times), atol=1e-3)
 
 
-def test_joint_attention_carries_content_between_places_and_temporal_does_not() -> None:
+@pytest.mark.parametrize(
+    ("over", "reached"),
+    [("time", (True, False, False)), ("space", (False, True, False)), ("joint", (True,) * 3)],
+)
+def test_content_moves_as_far_as_its_attention_spans(over: Over, reached: tuple[bool, ...]) -> None:
     x, times = torch.randn(4, 32, 2, 2), torch.arange(4.0)[None]
     other = x.clone()
     other[0, :, 0, 0] += 1
-    for joint in (False, True):
-        layer = make(joint=joint)
-        moved = (layer(x, times) - layer(other, times))[3, :, 1, 1].abs().max() > 1e-6
-        assert bool(moved) is joint
+    layer = make(over=over)
+    moved = (layer(x, times) - layer(other, times)).abs().amax(1) > 1e-6
+    later, elsewhere, both = moved[3, 0, 0], moved[0, 1, 1], moved[3, 1, 1]
+    assert (bool(later), bool(elsewhere), bool(both)) == reached
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -223,9 +229,9 @@ def test_attention_is_exactly_the_identity_at_angle_zero(norm: Norm, kind: dict[
     assert torch.equal(layer(x, torch.arange(3.0).expand(2, 3)), x)
 
 
-@pytest.mark.parametrize("joint", [False, True])
-def test_image_mode_treats_every_frame_as_a_clip_of_one(joint: bool) -> None:
-    layer = make(joint=joint)
+@pytest.mark.parametrize("over", ["time", "space", "joint"])
+def test_image_mode_treats_every_frame_as_a_clip_of_one(over: Over) -> None:
+    layer = make(over=over)
     x, times = torch.randn(6, 32, 2, 3), torch.arange(3.0).expand(2, 3)
     together = layer(x, times, image_mode=True)
     alone = torch.cat([layer(f[None], torch.zeros(1, 1), image_mode=True) for f in x])
@@ -233,7 +239,7 @@ def test_image_mode_treats_every_frame_as_a_clip_of_one(joint: bool) -> None:
 
 
 def test_attention_output_never_exceeds_unit_magnitude() -> None:
-    layer = make(128, theta=math.pi / 2, joint=True)
+    layer = make(128, theta=math.pi / 2, over="joint")
     y = layer(10 * torch.randn(8, 128, 4, 4), torch.arange(8.0)[None])
     assert float(y.detach().square().mean().sqrt()) <= 1
 

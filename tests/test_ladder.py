@@ -29,8 +29,9 @@ from torch import Tensor
 
 from vidiff.diffusion import process, samplers
 from vidiff.diffusion.process import SIGMA_DATA
+from vidiff.models.layout import ModelConfig
 from vidiff.models.optimizers import OptimizerConfig, learning_rate, make_optimizers
-from vidiff.models.unet import ModelConfig, SpaceTimeUNet, hidden_matrix
+from vidiff.models.unet import SpaceTimeUNet, hidden_matrix
 
 pytestmark = pytest.mark.timeout(900)  # a minute on a free core, many on a busy one
 

@@ -10,7 +10,9 @@ import torch
 import vidiff
 from vidiff import tasks
 from vidiff.errors import RequestError
+from vidiff.models.unet import SpaceTimeUNet
 from vidiff.pipeline import VideoDiffusion
+from vidiff.runs import checkpoint
 from vidiff.sampling import SampleConfig
 from vidiff.saved import load
 
@@ -93,3 +95,16 @@ def test_the_public_names_are_those_listed() -> None:
         assert getattr(vidiff, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         _ = vidiff.trian  # type: ignore[attr-defined]
+
+
+def test_a_run_from_before_gains_were_held_loads_as_it_was_trained(
+    run: Path, tmp_path: Path
+) -> None:
+    found = checkpoint.latest(run / "checkpoints")
+    assert found is not None
+    tensors, state = checkpoint.load(found[0])
+    assert state["pipeline"]["model"].pop("gains") == "held"
+    checkpoint.save(tmp_path / "checkpoints", 1, tensors, state, keep=1)
+    network = vidiff.load(tmp_path).network
+    assert isinstance(network, SpaceTimeUNet)
+    assert network.config.gains == "free"

@@ -7,7 +7,7 @@ import torch
 
 from vidiff import tasks
 from vidiff.diffusion.calibration import Calibration
-from vidiff.models.unet import ModelConfig
+from vidiff.models.layout import ModelConfig
 from vidiff.pipeline import VideoDiffusion, build
 from vidiff.records import Batch
 from vidiff.sampling import SampleConfig

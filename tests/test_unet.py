@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vidiff.errors import RequestError
 from vidiff.models.layers import Norm, Weighted
-from vidiff.models.unet import Block, ModelConfig, SpaceTimeUNet, hidden_matrix, resolve
+from vidiff.models.layout import ModelConfig, resolve
+from vidiff.models.unet import Block, SpaceTimeUNet, hidden_matrix
 
 SMALL: dict[str, Any] = {"widths": (16, 32), "blocks": 1, "patch": 2, "temporal_map": 8}
 """Temporal convolutions everywhere, temporal attention at 4 x 4, joint attention at 2 x 2."""
@@ -108,6 +109,29 @@ def test_magnitudes_hold_at_the_start_and_after_1000_random_steps() -> None:
     assert grown["group"] > 2
 
 
+@pytest.mark.parametrize(("gains", "held"), [("held", True), ("free", False)])
+def test_gains_aligned_with_the_embedding_outgrow_no_feature_where_they_are_held(
+    gains: str, held: bool
+) -> None:
+    torch.manual_seed(0)
+    net = SpaceTimeUNet(ModelConfig(**SMALL | {"widths": (32, 64)}, gains=gains), 16)
+    with torch.no_grad():
+        level = net.embedding(draw(t=8)[1], torch.ones(2), None, None)[0].mean((0, 1))
+        for block in net.modules():
+            if isinstance(block, Block):
+                block.scale.weight.copy_(level + 0.3 * torch.randn_like(block.scale.weight))
+                block.scale.gain.fill_(0.3)  # type: ignore[union-attr]
+    assert all(0.5 < m < 2 for m in magnitudes(net)) is held
+
+
+def test_the_learned_weight_of_the_loss_tells_a_picture_from_a_clip() -> None:
+    net = build()
+    x, _, dt = draw()
+    levels = torch.zeros(2, 4)
+    as_clip, as_pictures = (net(x, levels, dt, image_mode=mode)[1] for mode in (False, True))
+    assert bool(((as_clip - as_pictures).abs() > 1e-3).all())
+
+
 def test_seven_times_any_weight_changes_nothing() -> None:
     net = build(classes=3)
     inputs, label = draw(), torch.tensor([0, 2])
@@ -123,10 +147,14 @@ def test_seven_times_any_weight_changes_nothing() -> None:
                 module.weight.div_(7)
 
 
+COARSE = pytest.mark.parametrize("coarse", ["joint", "factorised"])
+
+
+@COARSE
 @pytest.mark.parametrize("norm", ["mp", "group"])
-def test_by_gradient_a_causal_network_sees_no_later_frame(norm: Norm) -> None:
+def test_by_gradient_a_causal_network_sees_no_later_frame(norm: Norm, coarse: str) -> None:
     for causal in (True, False):
-        net = build(norm=norm, causal=causal)
+        net = build(norm=norm, causal=causal, coarse=coarse)
         x, levels, dt = draw(b=1)
         x.requires_grad_()
         out = net(x, levels, dt)[0]
@@ -151,9 +179,12 @@ def test_by_perturbation_earlier_frames_stay_bit_for_bit(norm: Norm, frame: int)
         assert not torch.equal(after[:, :, frame], before[:, :, frame])
 
 
+@COARSE
 @pytest.mark.parametrize("norm", ["mp", "group"])
-def test_image_mode_permutes_with_its_frames_and_equals_single_frames(norm: Norm) -> None:
-    net = build(norm=norm)
+def test_image_mode_permutes_with_its_frames_and_equals_single_frames(
+    norm: Norm, coarse: str
+) -> None:
+    net = build(norm=norm, coarse=coarse)
     x, levels, dt = draw()
     out, u = net(x, levels, dt, image_mode=True)
     order = torch.tensor([2, 0, 3, 1])
@@ -316,7 +347,7 @@ def test_every_named_size_attends_over_time(size: str, frame_size: int) -> None:
     layers = [b.attention for b in net.modules() if isinstance(b, Block) and b.attention]
     assert layers
     coarsest = frame_size // net.layout.patch // 2 ** (len(net.layout.widths) - 1)
-    assert any(layer.joint for layer in layers) is (coarsest <= 8)
+    assert any(layer.over == "joint" for layer in layers) is (coarsest <= 8)
 
 
 def test_what_is_set_by_hand_wins_over_the_named_size() -> None:

@@ -32,7 +32,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from vidiff.models.unet import ModelConfig, SpaceTimeUNet
+from vidiff.models.layout import ModelConfig
+from vidiff.models.unet import SpaceTimeUNet
 
 PEER = "lucidrains Unet3D(dim=32)"
 SHAPE = {"blocks": 1, "patch": 2, "temporal_map": 16}

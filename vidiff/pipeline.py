@@ -23,7 +23,8 @@ from vidiff.diffusion import process
 from vidiff.diffusion.calibration import Calibration
 from vidiff.diffusion.process import Denoiser, ProcessConfig
 from vidiff.errors import RequestError
-from vidiff.models.unet import ModelConfig, SpaceTimeUNet
+from vidiff.models.layout import ModelConfig
+from vidiff.models.unet import SpaceTimeUNet
 from vidiff.records import Batch, Condition, draw_normal, draw_uniform, make_generator
 from vidiff.sampling import SampleConfig
 from vidiff.tasks import TaskConfig, draw

@@ -26,7 +26,8 @@ from vidiff.diffusion.calibration import Calibration, calibrate
 from vidiff.errors import RequestError
 from vidiff.manifest import compare, write_manifest
 from vidiff.models.attention import require_backend
-from vidiff.models.unet import Block, resolve
+from vidiff.models.layout import resolve
+from vidiff.models.unet import Block
 from vidiff.pipeline import VideoDiffusion, build
 from vidiff.records import Batch
 from vidiff.runs import checkpoint

@@ -17,7 +17,7 @@ from vidiff.diffusion.calibration import Calibration
 from vidiff.diffusion.process import ProcessConfig
 from vidiff.errors import RequestError
 from vidiff.models.attention import require_backend
-from vidiff.models.unet import ModelConfig
+from vidiff.models.layout import ModelConfig
 from vidiff.pipeline import VideoDiffusion, build
 from vidiff.runs import checkpoint
 from vidiff.runs.files import read_json
@@ -73,7 +73,8 @@ def load(run: str | Path, weights: str = "ema") -> VideoDiffusion:
 def rebuild(parts: dict[str, Any], tensors: dict[str, Any]) -> VideoDiffusion:
     """A model from what `describe` said of it and its weights, ready to sample."""
     model = build(
-        ModelConfig(**parts["model"]),
+        # A run from before the gains were held says nothing of them, and had them free.
+        ModelConfig(**{"gains": "free"} | parts["model"]),
         Calibration(**parts["calibration"]),
         parts["num_frames"],
         parts["size"],

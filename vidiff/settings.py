@@ -12,8 +12,8 @@ from pydantic import Field
 from vidiff.data.index import DataConfig
 from vidiff.diffusion.process import ProcessConfig
 from vidiff.errors import RequestError
+from vidiff.models.layout import ModelConfig, resolve
 from vidiff.models.optimizers import OptimizerConfig
-from vidiff.models.unet import ModelConfig, resolve
 from vidiff.runs.config import Config, differences, dump_yaml, load_config
 from vidiff.runs.files import write_text
 from vidiff.tasks import TaskConfig

@@ -1,4 +1,4 @@
-"""Attention over time, and over space and time together, with rotary positions in seconds.
+"""Attention over time, over space, and over both together, with rotary positions in seconds.
 
   q, k  each normalised per head to unit RMS, then rotated; logits q.k / sqrt(d)
   angle omega_i * position, position = time / reference spacing, or row and column / map size
@@ -22,6 +22,7 @@ from vidiff.errors import RequestError
 from vidiff.models.layers import Gate, Norm, Weighted, frame_mask, make_norm, unit_rms
 
 Backend = Literal["auto", "sdpa", "xformers", "math"]
+Over = Literal["time", "space", "joint"]
 
 GRID_LIMIT = 65_535
 """Largest batch x heads of one kernel launch: CUDA's grid limit (facebookresearch/xformers#845)."""
@@ -114,7 +115,7 @@ _FOLDS = {
         "(b t) (three heads d) h w -> three b 1 heads (t h w) d",
         "b heads (t h w) d -> (b t) (heads d) h w",
     ),
-    "frame": _Fold(
+    "space": _Fold(
         "(b t) (three heads d) h w -> three b t heads (h w) d",
         "(b t) heads (h w) d -> (b t) (heads d) h w",
     ),
@@ -122,14 +123,15 @@ _FOLDS = {
 
 
 class Attention(nn.Module):
-    """Multi-head attention on one map: over time at each position, or over all tokens jointly.
+    """Multi-head attention on one map, among the tokens that `over` names.
 
     Heads are 64 wide, or as much wider as it takes to divide the channels.
 
     Args:
         channels: width of the map, also the attention's width; even.
         theta: start of the gate, radians.
-        joint: attend over `t h w` tokens together instead of over `t` at each position.
+        over: `time`: the frames of one position; `space`: the positions of one frame; `joint`:
+            all tokens of a clip.
         causal: a frame sees itself and earlier frames only.
     """
 
@@ -142,12 +144,12 @@ class Attention(nn.Module):
         norm: Norm,
         theta: float,
         *,
-        joint: bool,
+        over: Over,
         causal: bool,
         backend: Backend,
     ) -> None:
         super().__init__()
-        self.joint, self.causal, self.norm = joint, causal, norm
+        self.over, self.causal, self.norm = over, causal, norm
         self.backend: Backend = backend
         self.heads = next(n for n in range(channels // 64 or 1, 0, -1) if channels % (2 * n) == 0)
         self.before = make_norm(channels, norm)
@@ -155,7 +157,7 @@ class Attention(nn.Module):
         self.out = Weighted(channels, channels, (1, 1), norm)
         self.gate = Gate(channels, theta)
         half = channels // self.heads // 2
-        space = half // 4 if joint else 0
+        space = {"time": 0, "joint": half // 4, "space": half // 2}[over]
         self.register_buffer("time", time_frequencies(half - 2 * space), persistent=False)
         self.register_buffer("space", space_frequencies(space), persistent=False)
 
@@ -181,14 +183,15 @@ class Attention(nn.Module):
             times: of each frame, in reference frames.
             image_mode: tokens see their own frame only; attention over time is bypassed.
         """
-        if image_mode and not self.joint:
+        if image_mode and self.over == "time":
             return x
         t, (height, width) = times.shape[1], x.shape[2:]
-        fold = _FOLDS["frame" if image_mode else "joint" if self.joint else "time"]
-        if image_mode:
+        over = "space" if image_mode else self.over
+        fold = _FOLDS[over]
+        if over == "space":
             angle = self.angles(times.new_zeros(1, 1), height, width)
         else:
-            angle = self.angles(times, *((height, width) if self.joint else (1, 1)))
+            angle = self.angles(times, *((height, width) if over == "joint" else (1, 1)))
         angle = rearrange(angle, "b t h w d -> b 1 1 (t h w) d")
         qkv = rearrange(self.qkv(self.before(x)), fold.apart, t=t, three=3, heads=self.heads)
         # Under "mp" v is normalised too: no output exceeds unit RMS before the last map.
@@ -196,8 +199,8 @@ class Attention(nn.Module):
         qk = qkv[:2] if self.norm == "mp" else unit_rms(qkv[:2], -1)
         q, k, v = (y.flatten(0, 1) for y in (*rotate(qk, angle), qkv[2]))
         mask = None
-        if self.causal and not image_mode:
-            mask = frame_mask(t, height * width if self.joint else 1, x.device)
+        if self.causal and over != "space":
+            mask = frame_mask(t, height * width if over == "joint" else 1, x.device)
         y = attend(q, k, v, mask, self.backend)
         y = rearrange(y, fold.back, t=t, h=height, w=width)
         return self.gate(x, self.out(y))

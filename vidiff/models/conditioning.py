@@ -3,7 +3,8 @@
   e_f = act( sum of  Lin(Fourier(c_noise_f)),  Lin(Fourier(ln dt)),  class row,  Lin(text) )
 
 with the sum of n parts over sqrt(n), so that it keeps the variance of one. The learned loss weight
-u (process.py) reads features of the frame's own level and of the clip's mean level.
+u (process.py) reads features of the frame's own level and of the clip's mean level; a picture of
+its own has no mean level (zeros), which is how u tells pictures from clips.
 """
 
 from __future__ import annotations
@@ -52,10 +53,11 @@ class Embedding(nn.Module):
             dt: seconds between frames over the reference spacing.
             label: class; `classes`, -1 or no labels at all mean "none".
             text: pooled text embedding of unit variance; zeros or no text at all mean "none".
-            apart: each frame is a picture of its own, so its level is also its mean level.
+            apart: each frame is a picture of its own.
         """
-        clip = c_noise if apart else c_noise.mean(1, keepdim=True).expand_as(c_noise)
+        clip = c_noise.mean(1, keepdim=True).expand_as(c_noise)
         own, mean = self.level(c_noise), self.mean_level(clip)
+        mean = torch.zeros_like(mean) if apart else mean
         parts = [self.from_level(own)]
         parts.append(self.from_rate(self.rate(dt.log()))[:, None])
         # "None" is zeros, not a part left out: the sum keeps one scale, and every weight gets a

@@ -2,7 +2,8 @@
 
     stem     space-to-depth by `patch`, a constant-1 channel, a 1x1 map
     down     levels of blocks; a block is  spatial 3x3 -> embedding gain -> spatial 3x3,
-             then a gated temporal 3-tap convolution, then (on coarse maps) gated attention
+             then a gated temporal 3-tap convolution, then (on coarse maps) gated attention;
+             the gain of the embedding is a channel vector of unit RMS in every frame
     up       the same blocks; each level joins its way-down twin once
     head     the noisy tokens come in once more: a 3x3 map of both with a gain that starts at 0,
              then depth-to-space. At small noise the answer is nearly linear in the pixels, and a
@@ -14,22 +15,17 @@ of layers.py; `norm` chooses magnitude-preserving (default) or group norm in one
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
-
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
-from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vidiff.errors import RequestError
-from vidiff.models.attention import Attention, Backend
+from vidiff.models.attention import Attention, Over
 from vidiff.models.conditioning import Embedding
 from vidiff.models.dropout import Dropout
 from vidiff.models.layers import (
-    Norm,
     TemporalConvolution,
     Weighted,
     activation,
@@ -40,96 +36,7 @@ from vidiff.models.layers import (
     residual,
     unit_rms,
 )
-from vidiff.runs.config import Config
-
-
-class _Size(NamedTuple):
-    widths: tuple[int, ...]
-    blocks: int
-    temporal_map: int
-
-
-_SIZES = {
-    "tiny": _Size((64, 128, 192), 1, 0),
-    "small": _Size((128, 256, 384), 2, 16),
-    "base": _Size((192, 384, 576, 768), 3, 16),
-    "large": _Size((256, 512, 768, 1024), 3, 16),
-}
-
-
-class ModelConfig(Config):
-    """The network. `size` names a set of widths, depth and attention; each may be set by hand."""
-
-    size: Literal["tiny", "small", "base", "large"] = "tiny"
-    """Named size: `tiny` for two CPU cores, `small` for one GPU, `base` and `large` for more."""
-    patch: int | None = Field(None, ge=1, le=8)
-    """Side of the pixel square that becomes one token; by default 1 below 32 px, 4 above 128."""
-    widths: tuple[Annotated[int, Field(ge=2, multiple_of=2)], ...] | None = Field(
-        None, min_length=1
-    )
-    """Channels of each level, finest first; even numbers, best multiples of 64."""
-    blocks: int | None = Field(None, ge=1)
-    """Residual blocks a level, on the way down and again on the way up."""
-    temporal_map: int | None = Field(None, ge=0)
-    """Temporal attention on maps of at most this side; by default at least on the coarsest."""
-    joint_map: int = Field(8, ge=0)
-    """Joint space-time attention on the coarsest map when its side is at most this."""
-    norm: Norm = "mp"
-    """`mp`: magnitude-preserving layers with forced weight normalisation; `group`: group norm."""
-    theta: float = 0.3
-    """Start of the temporal gates in radians; 0 makes the network an image model at first."""
-    temporal: bool = True
-    """False removes every temporal layer: the frames of a clip know nothing of each other."""
-    causal: bool = False
-    """A frame sees itself and earlier frames only."""
-    attention: Backend = "auto"
-    """Attention kernels: `auto` is torch's scaled_dot_product_attention."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout inside blocks; 0.1 to 0.2 below some 10,000 clips and long runs."""
-    classes: int = Field(0, ge=0)
-    """Number of class labels; 0 for none."""
-    text_width: int = Field(0, ge=0)
-    """Width of a pooled text embedding; 0 for none."""
-    hint_channels: int = Field(0, ge=0)
-    """Channels of a clip given beside the noisy one (spatial upscaling); 0 for none."""
-    pixel_levels: bool = False
-    """Accept noise levels that differ between the pixels of a frame (in-painting)."""
-    checkpointing: bool = False
-    """Recompute each block in the backward pass: less memory, a third more time."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The numbers a network is built from, all resolved."""
-
-    patch: int
-    widths: tuple[int, ...]
-    blocks: int
-    temporal_map: int
-    joint_map: int
-
-
-def resolve(config: ModelConfig, frame_size: int) -> Layout:
-    """Fill what the named size leaves open, for square frames of `frame_size` pixels.
-
-    Raises:
-        RequestError: the frames cannot be halved as often as the levels ask.
-    """
-    named = _SIZES[config.size]
-    patch = config.patch or (1 if frame_size < 32 else 2 if frame_size <= 128 else 4)
-    widths = config.widths or named.widths
-    multiple = patch * 2 ** (len(widths) - 1)
-    if frame_size < multiple or frame_size % multiple:
-        raise RequestError(
-            f"data.size={frame_size} does not divide by {multiple}, the patch of {patch} px "
-            f"halved {len(widths) - 1} times.",
-            f"Use data.size={max(1, round(frame_size / multiple)) * multiple}, another "
-            "model.patch or fewer model.widths.",
-        )
-    temporal_map = config.temporal_map
-    if temporal_map is None:
-        temporal_map = max(named.temporal_map, frame_size // multiple)
-    return Layout(patch, widths, config.blocks or named.blocks, temporal_map, config.joint_map)
+from vidiff.models.layout import Layout, ModelConfig, resolve
 
 
 class Block(nn.Module):
@@ -156,21 +63,30 @@ class Block(nn.Module):
         self.conv1 = Weighted(outputs, outputs, (3, 3), norm, padding=(1, 1))
         self.conv2 = Weighted(outputs, outputs, (3, 3), norm, padding=(1, 1), zero=norm == "group")
         self.scale = Weighted(emb, outputs, (), norm, zero=True)
+        self.held = norm == "mp" and config.gains == "held"
         self.dropout = Dropout(config.dropout)
         self.over_time: TemporalConvolution | None = None
+        self.within: Attention | None = None
         self.attention: Attention | None = None
         if config.temporal:
             self.over_time = TemporalConvolution(outputs, norm, config.theta, causal=config.causal)
-            joint = coarsest and side <= layout.joint_map
-            if joint or side <= layout.temporal_map:
-                self.attention = Attention(
-                    outputs,
-                    norm,
-                    config.theta,
-                    joint=joint,
-                    causal=config.causal,
-                    backend=config.attention,
-                )
+            spatial = coarsest and side <= layout.joint_map
+            joint = spatial and config.coarse == "joint"
+            if spatial and not joint:
+                self.within = self._attend(outputs, config, "space")
+            if spatial or side <= layout.temporal_map:
+                self.attention = self._attend(outputs, config, "joint" if joint else "time")
+
+    @staticmethod
+    def _attend(channels: int, config: ModelConfig, over: Over) -> Attention:
+        return Attention(
+            channels,
+            config.norm,
+            config.theta,
+            over=over,
+            causal=config.causal,
+            backend=config.attention,
+        )
 
     def forward(
         self,
@@ -184,13 +100,16 @@ class Block(nn.Module):
         if self.norm == "mp" and self.down:
             x = unit_rms(x, 1)
         y = self.conv1(self.act(self.norm1(x)))
-        y = self.norm2(y) * (1 + self.scale(emb).to(y.dtype))[:, :, None, None]
+        scale = 1 + self.scale(emb)
+        # A gain aligned with the embedding grows far beyond the norm of its rows.
+        scale = unit_rms(scale, 1) if self.held else scale
+        y = self.norm2(y) * scale.to(y.dtype)[:, :, None, None]
         y = self.conv2(self.dropout(self.act(y)))
         x = residual(self.norm, x, y)
         if self.over_time is not None and not image_mode:
             x = self.over_time(x, times.shape[1])
-        if self.attention is not None:
-            x = self.attention(x, times, image_mode)
+        for attention in (self.within, self.attention):
+            x = x if attention is None else attention(x, times, image_mode)
         return x
 
 
