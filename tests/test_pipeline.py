@@ -104,7 +104,7 @@ def test_a_run_from_before_gains_were_held_loads_as_it_was_trained(
     assert found is not None
     tensors, state = checkpoint.load(found[0])
     assert state["pipeline"]["model"].pop("gains") == "held"
-    checkpoint.save(tmp_path / "checkpoints", 1, tensors, state, keep=1)
+    checkpoint.save(tmp_path / "checkpoints", state["step"], tensors, state, keep=1)
     network = vidiff.load(tmp_path).network
     assert isinstance(network, SpaceTimeUNet)
     assert network.config.gains == "free"
