@@ -8,9 +8,16 @@ from textures import film_path, straight, walk_clips
 
 from vidiff.errors import RequestError
 from vidiff.metrics.anchors import ANCHORS
-from vidiff.metrics.motion import STATISTICS, as_clips, measure_motion, motion_histograms
+from vidiff.metrics.flow import as_clips
+from vidiff.metrics.motion import STATISTICS, measure_motion, measure_seams, motion_histograms
 
-UNDEFINED_WHEN_STILL = ("smooth.interp_ratio", "smooth.jerk_ratio", "jump")
+UNDEFINED_WHEN_STILL = (
+    "smooth.interp_ratio",
+    "smooth.jerk_ratio",
+    "jump",
+    "flicker.brightness",
+    "colour.drift",
+)
 
 
 def measure(clips: np.ndarray, dt: float = 0.1) -> dict[str, float]:
@@ -156,3 +163,22 @@ def test_a_random_anchor_depends_on_the_seed_and_on_no_other_clip(
     anchor = ANCHORS[name]
     assert not np.array_equal(anchor(walks, 0), anchor(walks, 1))
     np.testing.assert_array_equal(anchor(walks, 0)[:2], anchor(walks[:2], 0))
+
+
+def test_colour_drift_is_the_way_from_the_first_quarter_to_the_last() -> None:
+    levels = np.array([[10, 20, 30]] * 4 + [[40, 20, 30]] * 4, np.uint8)
+    clip = np.broadcast_to(levels[None, :, None, None], (1, 8, 32, 32, 3))
+    assert measure(clip)["colour.drift"] == pytest.approx(30 / np.sqrt(3))
+
+
+def test_a_seam_shows_over_the_change_of_other_frames(walks: np.ndarray) -> None:
+    joined = np.concatenate([walks[:, :6], np.roll(walks, 1, axis=0)[:, 6:]], axis=1)
+    plain, seen = measure_seams(walks, [6]), measure_seams(joined, [6])
+    assert plain.max() < 2 < seen.min()
+    assert np.isnan(measure_seams(ANCHORS["frozen"](walks, 0), [6])).all()
+
+
+@pytest.mark.parametrize("seams", [[], [0], [10], list(range(1, 10))])
+def test_seams_that_do_not_fit_the_clip_are_refused(walks: np.ndarray, seams: list[int]) -> None:
+    with pytest.raises(RequestError, match="do not fit clips of 10 frames"):
+        measure_seams(walks, seams)

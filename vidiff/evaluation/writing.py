@@ -37,6 +37,7 @@ NAMES = {
     "smooth.interp_ratio": "interpolation error ratio",
     "smooth.jerk_ratio": "jerk over velocity",
     "flicker.brightness": "brightness flicker, levels",
+    "colour.drift": "colour drift, levels",
     "sharpness": "sharpness",
     "jump": "largest over median change",
 }

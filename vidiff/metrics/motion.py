@@ -1,7 +1,7 @@
 """How clips move, without learned weights: dense flow, tracks, and what follows from them.
 
-Flow F_t(p) is the displacement of pixel p from frame t to t + 1, found by DIS (Kroeger et al.,
-ECCV 2016) on luma I_t. Lengths are in frame widths W, so that sizes compare. Of each clip:
+F_t is the flow of `flow` on luma I_t. Lengths are in frame widths W, so that sizes compare. Of each
+clip:
 
     motion.amount           mean |F_t(p)| / (W dt), frame widths per second                      (1)
     motion.static_fraction  share of pairs (t, t + 1) whose fastest 5 % of pixels
@@ -13,8 +13,11 @@ ECCV 2016) on luma I_t. Lengths are in frame widths W, so that sizes compare. Of
     sharpness               mean squared gradient of luma, (grey levels / pixel)^2               (6)
     jump                    largest over median mean |I_t+1 - I_t|, the median taken as at
                             least 1 grey level (coding noise)                                    (7)
+    colour.drift            rms over channels of the mean colour of the last quarter of the
+                            frames minus that of the first, grey levels                          (8)
 
-(3), (4) and (7) are NaN where no pair moves: a frozen clip is undefined there, not perfect.
+(3), (4) and (7) are NaN where no pair moves, (5) and (8) where no pixel ever changes: a frozen clip
+is undefined there, not perfect.
 None of them is better when higher or lower; each is to be held against real clips.
 
 Motion histograms follow the idea of FVMD (Liu et al. 2024) with flow-chained tracks: velocities
@@ -25,26 +28,24 @@ each, every vector voting with log2(1 + its length in 1/256 frame widths).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
 
 import cv2
 import numpy as np
 from einops import rearrange, reduce
 from jaxtyping import Float, UInt8
-from torch import Tensor
 
 from vidiff.errors import RequestError
+from vidiff.metrics.flow import Clips as Clips
+from vidiff.metrics.flow import as_clips as as_clips
+from vidiff.metrics.flow import enlarge, find_flows, make_flow_finder, one_thread, to_luma
 
 STILL = 0.0075
 """Frame widths per pair: half a pixel in 64. Noise in the flow of a still, grainy clip stays
 below it; VBench's filter for static clips sits at 3/256 = 0.0117 for the fastest 2 %."""
 
 FASTEST = 0.05
-MIN_FLOW_SIDE = 64
 GRID = 10
 ORIENTATIONS = 8
 
@@ -56,10 +57,8 @@ STATISTICS = (
     "flicker.brightness",
     "sharpness",
     "jump",
+    "colour.drift",
 )
-
-Clips = UInt8[np.ndarray, "_b _t _h _w _c"] | UInt8[Tensor, "_b _t _h _w _c"]
-"""uint8 `b t h w c` from anywhere; nothing yet says that two of them agree in size."""
 
 
 @dataclass(frozen=True)
@@ -72,29 +71,8 @@ class Motion:
     """Velocity and acceleration histograms, d = 2 fields x 8 cells x 8 orientations."""
 
 
-def as_clips(clips: Clips) -> UInt8[np.ndarray, "b t h w c"]:
-    """The one door of this room: tensors and arrays in, a checked uint8 array out.
-
-    Raises:
-        RequestError: not uint8, not `b t h w c`, not 1 or 3 channels, or under 4 frames.
-    """
-    array = clips.detach().cpu().numpy() if isinstance(clips, Tensor) else np.asarray(clips)
-    if array.dtype != np.uint8 or array.ndim != 5 or array.shape[-1] not in (1, 3):
-        raise RequestError(
-            f"Clips are {array.dtype} with shape {list(array.shape)}; "
-            "metrics take uint8 b t h w c with 1 or 3 channels.",
-            "Convert them with vidiff.data.video.to_bytes and move the axes.",
-        )
-    if array.shape[1] < 4:
-        raise RequestError(
-            f"Clips have {array.shape[1]} frames; jerk is a third difference and needs 4.",
-            "Evaluate clips of 4 frames or more.",
-        )
-    return array
-
-
 def measure_motion(clips: Clips, dt: float) -> Motion:
-    """Statistics (1) to (7) and motion histograms of every clip, flow being computed once.
+    """Statistics (1) to (8) and motion histograms of every clip, flow being computed once.
 
     Args:
         clips: uint8 `b t h w c`, at least 4 frames.
@@ -106,7 +84,7 @@ def measure_motion(clips: Clips, dt: float) -> Motion:
     array = as_clips(clips)
     if not dt > 0:
         raise RequestError(f"dt is {dt}; it is the seconds between frames and must be positive.")
-    with _one_thread():
+    with one_thread():
         rows = [_measure_clip(clip, dt) for clip in array]
     names = zip(STATISTICS, zip(*(row[0] for row in rows), strict=True), strict=True)
     statistics = {name: np.array(values, dtype=np.float64) for name, values in names}
@@ -116,68 +94,59 @@ def measure_motion(clips: Clips, dt: float) -> Motion:
 def motion_histograms(clips: Clips) -> Float[np.ndarray, "b d"]:
     """Velocity and acceleration histograms alone, at half the cost of `measure_motion`."""
     array = as_clips(clips)
-    with _one_thread():
-        return np.stack([_histogram(_track(_flows(_for_flow(_luma(clip))))) for clip in array])
+    with one_thread():
+        return np.stack([_histogram(_track(find_flows(enlarge(to_luma(clip))))) for clip in array])
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    # DIS splits the picture among threads, and its result depends on where.
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(threads)
+def measure_seams(clips: Clips, seams: Sequence[int]) -> Float[np.ndarray, "b"]:
+    """How much the joints of a rollout show: change across them over the median change elsewhere.
+
+    1 for a joint like any other pair of frames; the median counts as at least 1 grey level (coding
+    noise). NaN where no pixel ever changes.
+
+    Args:
+        clips: uint8 `b t h w c`.
+        seams: index of the first frame of every block after the first.
+
+    Raises:
+        RequestError: no seam, one outside 1..t-1, or no pair of frames besides the seams.
+    """
+    array = as_clips(clips)
+    at = np.unique(np.asarray(seams, dtype=np.int64)) - 1
+    pairs = array.shape[1] - 1
+    if not len(at) or at.min() < 0 or at.max() >= pairs or len(at) == pairs:
+        raise RequestError(
+            f"Seams {list(seams)} do not fit clips of {pairs + 1} frames.",
+            f"Name first frames of later blocks, from 1 to {pairs}, and not all of them.",
+        )
+    rest = np.setdiff1d(np.arange(pairs), at)
+    change = np.stack([_mean_change(to_luma(clip)) for clip in array])
+    score = change[:, at].mean(axis=1) / np.maximum(np.median(change[:, rest], axis=1), 1.0)
+    frozen = (array[:, 1:] == array[:, :-1]).all(axis=(1, 2, 3, 4))
+    return np.where(frozen, np.nan, score)
 
 
 def _measure_clip(
     clip: UInt8[np.ndarray, "t h w c"], dt: float
 ) -> tuple[tuple[float, ...], Float[np.ndarray, "d"]]:
-    luma = _luma(clip)
-    large = _for_flow(luma)
-    flows = _flows(large)
+    luma = to_luma(clip)
+    large = enlarge(luma)
+    flows = find_flows(large)
     tracks = _track(flows)
     speed = np.linalg.norm(flows, axis=-1) / large.shape[-1]
     static = _static_fraction(speed)
-    moves = static < 1
+    moves, changes = static < 1, bool((clip[1:] != clip[:-1]).any())
     statistics = (
         float(speed.mean()) / dt,
         static,
         _interp_ratio(large) if moves else math.nan,
         _jerk_ratio(tracks) if moves else math.nan,
-        float(np.diff(luma.mean(axis=(1, 2)), n=2).std()),
+        float(np.diff(luma.mean(axis=(1, 2)), n=2).std()) if changes else math.nan,
         _sharpness(luma),
         _jump(luma) if moves else math.nan,
+        _colour_drift(clip) if changes else math.nan,
     )
     return statistics, _histogram(tracks)
-
-
-def _luma(clip: UInt8[np.ndarray, "t h w c"]) -> UInt8[np.ndarray, "t h w"]:
-    if clip.shape[-1] == 1:
-        return clip[..., 0]
-    return np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip])
-
-
-def _for_flow(luma: UInt8[np.ndarray, "t h w"]) -> UInt8[np.ndarray, "t y x"]:
-    # DIS matches 8 x 8 patches on a pyramid: below 64 pixels too few of them remain.
-    factor = math.ceil(MIN_FLOW_SIDE / min(luma.shape[1:]))
-    if factor <= 1:
-        return luma
-    size = (luma.shape[2] * factor, luma.shape[1] * factor)
-    return np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC) for frame in luma])
-
-
-def _dis() -> Any:
-    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    dis.setFinestScale(0)
-    return dis
-
-
-def _flows(luma: UInt8[np.ndarray, "t h w"]) -> Float[np.ndarray, "s h w 2"]:
-    """Forward flow of the s = t - 1 pairs, in pixels."""
-    dis = _dis()
-    return np.stack([dis.calc(a, b, None) for a, b in pairwise(luma)])
 
 
 def _track(flows: Float[np.ndarray, "s h w 2"]) -> Float[np.ndarray, "t g g 2"]:
@@ -202,7 +171,7 @@ def _static_fraction(speed: Float[np.ndarray, "s h w"]) -> float:
 
 
 def _interp_ratio(luma: UInt8[np.ndarray, "t h w"]) -> float:
-    dis = _dis()
+    dis = make_flow_finder()
     height, width = luma.shape[1:]
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     error = change = 0.0
@@ -235,8 +204,19 @@ def _sharpness(luma: UInt8[np.ndarray, "t h w"]) -> float:
 
 
 def _jump(luma: UInt8[np.ndarray, "t h w"]) -> float:
-    change = np.abs(np.diff(luma.astype(np.float32), axis=0)).mean(axis=(1, 2))
+    change = _mean_change(luma)
     return float(change.max() / max(float(np.median(change)), 1.0))
+
+
+def _mean_change(luma: UInt8[np.ndarray, "t h w"]) -> Float[np.ndarray, "s"]:
+    return np.abs(np.diff(luma.astype(np.float32), axis=0)).mean(axis=(1, 2))
+
+
+def _colour_drift(clip: UInt8[np.ndarray, "t h w c"]) -> float:
+    colours = clip.mean(axis=(1, 2), dtype=np.float64)
+    quarter = max(1, len(clip) // 4)
+    drift = colours[-quarter:].mean(axis=0) - colours[:quarter].mean(axis=0)
+    return float(np.sqrt((drift**2).mean()))
 
 
 def _histogram(tracks: Float[np.ndarray, "t g g 2"]) -> Float[np.ndarray, "d"]:
