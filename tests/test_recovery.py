@@ -43,6 +43,15 @@ def test_a_gradient_far_out_of_line_is_skipped() -> None:
     assert not judge(s, torch.tensor([1.0, 1.0, 19.0]), 10)
 
 
+def test_gradients_that_stay_large_are_a_new_level_and_no_spike() -> None:
+    s = state()
+    for _ in range(20):
+        judge(s, torch.tensor([1.0, 1.0, 2.0]), 10)
+    large = torch.tensor([1.0, 1.0, 50.0])
+    assert [judge(s, large, 10, patience=5) for _ in range(8)] == [True] * 4 + [False] * 4
+    assert s.bad_in_a_row == 0
+
+
 def poison(monkeypatch: pytest.MonkeyPatch, first: int, last: int) -> None:
     """Clips at positions first .. last give a loss of NaN."""
     plain = VideoDiffusion.loss

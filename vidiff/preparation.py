@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,6 +128,8 @@ def start_accelerator(loop: LoopConfig) -> Accelerator:
     ddp = DistributedDataParallelKwargs(find_unused_parameters=loop.image_share > 0)
     precision = "bf16" if bf16 else "no"
     accelerator = Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=[ddp])
+    # Said once by every process, of 1x1 kernels, whose strides have two right answers.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     unit = accelerator.num_processes * (loop.micro_batch or 1)
     if loop.batch_size % unit:
         below = loop.batch_size // unit * unit

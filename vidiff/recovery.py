@@ -1,4 +1,4 @@
-"""When the numbers go bad: a bad step is skipped, several in a row send the run back.
+"""When the numbers go bad: a bad step is skipped, several not finite send the run back.
 
 Going back means the last checkpoint, and the order of clips moved on past the stretch that went
 bad: later positions, so other clips, levels and noise. All of it is a function of the run, so an
@@ -22,21 +22,27 @@ MOST_ROLLBACKS = 3
 """So often a run may go back."""
 
 
-def judge(state: State, numbers: Tensor, spike: float) -> bool:
+def judge(state: State, numbers: Tensor, spike: float, patience: int = 5) -> bool:
     """True when a step must be skipped: not finite, or a gradient far out of line.
 
     Args:
         numbers: loss, error and gradient norm.
         spike: how many running medians a gradient norm may reach.
+        patience: so many spikes in a row are no spikes but a new level, as when the gains of a
+            young network open; the running median then starts anew.
     """
-    finite = bool(torch.isfinite(numbers).all())
+    if not bool(torch.isfinite(numbers).all()):
+        state.bad_in_a_row += 1
+        return True
+    state.bad_in_a_row = 0
     norm = float(numbers[2])
     usual = statistics.median(state.norms) if len(state.norms) >= 20 else float("inf")
-    if finite:
-        state.norms = [*state.norms, norm][-64:]
-    bad = not finite or norm > spike * usual
-    state.bad_in_a_row = state.bad_in_a_row + 1 if bad else 0
-    return bad
+    if norm > spike * usual and state.spikes_in_a_row < patience - 1:
+        state.spikes_in_a_row += 1
+        return True
+    state.norms = [norm] if norm > spike * usual else [*state.norms, norm][-64:]
+    state.spikes_in_a_row = 0
+    return False
 
 
 def go_back(session: Session) -> str:
@@ -49,7 +55,7 @@ def go_back(session: Session) -> str:
     went_bad, turn, earlier = state.step, state.turn, state.rollbacks
     found = checkpoint.latest(session.folder / "checkpoints")
     if found is None:
-        raise _end(f"{state.bad_in_a_row} steps in a row up to step {went_bad} had to be skipped, "
+        raise _end(f"{state.bad_in_a_row} steps in a row up to step {went_bad} were not finite, "
                    "and there is no checkpoint yet to go back to.")  # fmt: skip
     tensors, stored = checkpoint.load(found[0])
     there = int(stored["train"]["step"])

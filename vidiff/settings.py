@@ -54,7 +54,8 @@ class LoopConfig(Config):
     spike: float = Field(10.0, gt=1)
     """A step whose gradient norm exceeds this many running medians is skipped."""
     patience: int = Field(5, ge=2)
-    """Skipped steps in a row after which the run goes back to its last checkpoint."""
+    """Steps in a row: not finite, and the run goes back to its last checkpoint; spiking, and
+    their gradient norm is taken for the new level."""
     compile: bool = False
     """Compile each block of the network: faster on a GPU after minutes of compiling."""
     threads: int | None = Field(None, ge=1)

@@ -15,7 +15,7 @@ from vidiff.models.optimizers import OptimizerConfig, make_optimizers
 from vidiff.models.unet import hidden_matrix
 from vidiff.runs import checkpoint
 
-_PLAIN = ("step", "norms", "bad_in_a_row", "skipped", "rollbacks")
+_PLAIN = ("step", "norms", "bad_in_a_row", "spikes_in_a_row", "skipped", "rollbacks")
 
 
 @dataclass
@@ -28,6 +28,7 @@ class State:
     step: int = 0
     norms: list[float] = field(default_factory=list)
     bad_in_a_row: int = 0
+    spikes_in_a_row: int = 0
     skipped: int = 0
     """Steps whose clips were left out so far, by going back (recovery.py)."""
     rollbacks: list[dict[str, int]] = field(default_factory=list)

@@ -172,7 +172,7 @@ def take_step(
     numbers = accelerator.reduce(numbers, "mean")
     values = dict(zip(("loss", "error", "grad_norm"), numbers[:3].tolist(), strict=True))
     values["lr"] = learning_rate(config.optimizer, state.step, session.steps)
-    skipped = judge(state, numbers[:3], config.train.spike)
+    skipped = judge(state, numbers[:3], config.train.spike, config.train.patience)
     if not skipped:
         state.move(values["lr"])
     first = state.turn * config.train.batch_size

@@ -26,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         handler: Handler = args.handler
         return handler(args)
     except VidiffError as error:
+        if isinstance(error, Stopped) and os.environ.get("RANK", "0") != "0":
+            return error.exit_code
         if args.debug:
             traceback.print_exc()
         print(f"error: {error.cause}", file=sys.stderr)

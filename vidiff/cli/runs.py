@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 
 from vidiff.cli.commands import Commands, made
-from vidiff.errors import RequestError
+from vidiff.cli.launching import die_with_parent
 
 
 def register(commands: Commands) -> None:
@@ -23,6 +22,8 @@ def register(commands: Commands) -> None:
     train.add_argument("config", help="YAML file")
     train.add_argument("words", nargs="*", metavar="key=value", help="such as data.root=clips/")
     train.add_argument("--nproc", help="processes on this machine: a number, or auto")
+    train.add_argument("--nodes", type=int, default=1, help="machines; run this once on each")
+    train.add_argument("--rendezvous", help="HOST:PORT where the machines meet, one for all")
 
     calibrate = commands.add(
         "calibrate", _calibrate, "measure the clips: the table training would use"
@@ -54,8 +55,10 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    if args.nproc and "LOCAL_RANK" not in os.environ:
-        _launch(args)
+    if "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ:
+        die_with_parent()
+    elif args.nproc or args.nodes > 1:
+        return _launch(args)
     from vidiff.runs.config import dump_yaml
     from vidiff.settings import read_config
     from vidiff.training import train
@@ -70,23 +73,12 @@ def _train(args: argparse.Namespace) -> int:
     return made([run.checkpoint, run.folder / "metrics.jsonl"]) if main else 0
 
 
-def _launch(args: argparse.Namespace) -> None:
-    """Become torchrun, so that signals reach it and, through it, every process."""
-    count = args.nproc
-    if count == "auto":
-        import torch
+def _launch(args: argparse.Namespace) -> int:
+    from vidiff.cli.launching import launch
 
-        count = str(torch.cuda.device_count() or 1)
-    if not count.isdigit() or int(count) < 1:
-        raise RequestError(
-            f"--nproc {args.nproc} is no number of processes.", "Give a number, or auto."
-        )
-    words = [args.config, *args.words]
-    words += ["--debug"] * args.debug + ["--dry-run"] * args.dry_run
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", count]
-    command = [sys.executable, *launcher, "-m", "vidiff", "train", *words]
-    sys.stdout.flush()
-    os.execv(sys.executable, command)
+    options = ["--debug"] * args.debug + ["--dry-run"] * args.dry_run
+    words = ["train", args.config, *args.words, *options]
+    return launch(args.nproc or "1", words, args.nodes, args.rendezvous)
 
 
 def _calibrate(args: argparse.Namespace) -> int:
