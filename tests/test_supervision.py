@@ -83,7 +83,7 @@ def test_helpers_are_used_again_and_end_with_their_caller() -> None:
     assert first == second
     pid = int(str(first["who"]))
     assert psutil.pid_exists(pid)
-    supervision._dismiss()
+    supervision.dismiss()
     assert not psutil.pid_exists(pid)
 
 
@@ -136,7 +136,7 @@ def test_a_killed_caller_leaves_no_helper(tmp_path: Path) -> None:
 
 
 def test_helpers_that_never_start_are_our_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    supervision._dismiss()
+    supervision.dismiss()
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(VidiffError, match=r"could not be started.*exit code 1"):
         answers("a")

@@ -23,7 +23,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -75,42 +74,78 @@ def supervise(
     Raises:
         VidiffError: helpers cannot be started.
     """
-    task = (function, seconds, megabytes)
-    source, again = iter(items), deque[Item]()
-    busy: list[_Helper[Item]] = []
-    failures = 0
+    crew = Crew(function, workers, seconds, megabytes)
+    source = iter(items)
     try:
-        while True:
-            while len(busy) < workers and again:
-                busy.append(_Helper(again.popleft(), task))
-            for item in islice(source, workers - len(busy)):
-                busy.append(_hire(item, task))
-            if not busy:
-                return
-            helper, answer = _next_answer(busy)
-            busy.remove(helper)
-            if isinstance(answer, Death) and not helper.began:
-                failures += 1
-                if failures == STARTS:
-                    raise VidiffError(f"A helper process could not be started. {answer.reason}")
-                again.append(helper.item)
-            elif isinstance(answer, Death) and helper.blameless:
-                again.append(helper.item)
-            else:
-                failures = 0
-                yield helper.item, answer
+        while crew.fill(source):
+            yield crew.hear()
     finally:
-        for helper in busy:
-            helper.end()
+        crew.close()
+
+
+class Crew(Generic[Item, Result]):
+    """The same by hand: `fill` hands out items to free helpers, `hear` waits for one answer.
+
+    Args:
+        rest: seconds after which a helper without work ends itself.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Item], Result],
+        workers: int,
+        seconds: float,
+        megabytes: int,
+        rest: float = IDLE_SECONDS,
+    ) -> None:
+        self._task = (function, seconds, megabytes, rest)
+        self._workers = workers
+        self._busy: list[_Helper[Item]] = []
+        self._failures = 0
+
+    def fill(self, source: Iterator[Item]) -> bool:
+        """Gives every free helper an item; False when there is nothing to wait for."""
+        for item in islice(source, self._workers - len(self._busy)):
+            self._busy.append(_hire(item, self._task))
+        return bool(self._busy)
+
+    def hear(self) -> tuple[Item, Result | Death]:
+        """Waits for the next answer of all.
+
+        Raises:
+            VidiffError: helpers cannot be started.
+        """
+        while True:
+            helper, answer = _next_answer(self._busy)
+            self._busy.remove(helper)
+            if isinstance(answer, Death) and not helper.began:
+                self._failures += 1
+                if self._failures == STARTS:
+                    raise VidiffError(f"A helper process could not be started. {answer.reason}")
+            elif not isinstance(answer, Death) or not helper.blameless:
+                self._failures = 0
+                return helper.item, answer
+            self._busy.append(_Helper(helper.item, self._task))
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes that are at work."""
+        return [helper.process.pid for helper in self._busy]
+
+    def close(self) -> None:
+        """Ends the helpers that are at work; those without work rest for the next call."""
+        while self._busy:
+            self._busy.pop().end()
 
 
 def serve(handle: int) -> None:
     """The life of a helper: tasks in and answers out, over the socket with this descriptor."""
     room = 0
+    rest = IDLE_SECONDS
     with connection.Connection(handle) as wire:
-        while wire.poll(IDLE_SECONDS):
+        while wire.poll(rest):
             try:
-                item, (function, seconds, megabytes) = wire.recv()
+                item, (function, seconds, megabytes, rest) = wire.recv()
                 wire.send(_BEGAN)
                 room = room or _address_space()
                 with _limits(seconds, room + megabytes * 2**20):
@@ -132,20 +167,20 @@ def _attempt(function: Callable[[Any], Any], item: Any) -> Any:
 def _limits(seconds: float, size: int) -> Iterator[None]:
     # The caller ends a helper that is late; should the caller be gone, the alarm does.
     signal.setitimer(signal.ITIMER_REAL, seconds + GRACE_SECONDS)
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if sys.platform == "linux":
-        resource.setrlimit(resource.RLIMIT_AS, (size, hard))
+        resource.setrlimit(resource.RLIMIT_DATA, (size, hard))
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _address_space() -> int:
     """Bytes of this process's address space now; 0 where the system does not tell."""
     statm = Path("/proc/self/statm")
-    return int(statm.read_text().split()[0]) * resource.getpagesize() if statm.exists() else 0
+    return int(statm.read_text().split()[5]) * resource.getpagesize() if statm.exists() else 0
 
 
 _BEGAN = "began"
@@ -249,12 +284,13 @@ def _next_answer(busy: list[_Helper[Any]]) -> tuple[_Helper[Any], Any]:
             return helper, answer
 
 
-def _dismiss() -> None:
+def dismiss() -> None:
+    """Ends the helpers that rest."""
     while _resting:
         _resting.pop().end()
 
 
-atexit.register(_dismiss)
+atexit.register(dismiss)
 if hasattr(os, "register_at_fork"):
     # A forked child must not speak on its parent's wires.
     os.register_at_fork(after_in_child=_resting.clear)
