@@ -1,53 +1,40 @@
 """The blocks of an evaluation: distances between sets, statistics of clips, anchors, copies.
 
-Every function takes sets already measured, so that flow is computed once per clip.
+Every function takes sets already measured, so that flow is computed once per clip. Bootstrap
+weights come from the seed alone: two models scored under one card draw the same ones, and the
+difference of their draws is a paired comparison.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from vidiff.evaluation.report import Score, Statistic
+from vidiff.evaluation.sets import ClipSet
 from vidiff.metrics import distribution as dist
 from vidiff.metrics.copies import PERCENTILE, check_copies, shrink_clips
-from vidiff.metrics.motion import STATISTICS, Motion, measure_motion, motion_histograms
+from vidiff.metrics.motion import motion_histograms
 
-CHUNK = 16
-"""Clips between two calls of the progress."""
+Draws = Float[np.ndarray, "r"]
 
+GAP_DRAWS = 200
+"""Bootstrap draws of a gap, which takes a sort where a distance takes a product."""
 
-@dataclass(frozen=True)
-class ClipSet:
-    """Clips with all that is measured of them."""
-
-    clips: UInt8[np.ndarray, "b t h w c"]
-    motion: Motion
-    thumbnails: Float[np.ndarray, "b d"]
-    groups: Int[np.ndarray, "b"] | None = None
-    """Source video of each clip; None: every clip is its own."""
-
-    def take(self, rows: Int[np.ndarray, "a"] | slice) -> ClipSet:
-        """The same of some of the clips."""
-        statistics = {name: values[rows] for name, values in self.motion.statistics.items()}
-        motion = Motion(statistics, self.motion.histograms[rows])
-        groups = None if self.groups is None else self.groups[rows]
-        return ClipSet(self.clips[rows], motion, self.thumbnails[rows], groups)
-
-    def __len__(self) -> int:
-        return len(self.clips)
+NEIGHBOUR_SPACES = {"": "motion", ".appearance": "appearance"}
+"""Ending of the names of density and coverage to the space they are counted in."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all blocks share: the real set's scale and splits, k, draws, seed."""
+    """What all blocks share: the real set's scales and splits, k, draws, seed."""
 
-    scale: dist.Scale
+    scales: dict[str, dist.Scale]
+    """Of each space."""
     splits: list[dist.Split]
     half: int
     """Clips in the smallest half of `splits`."""
@@ -59,25 +46,25 @@ class Setting:
     seed: int
 
 
-def measure_clips(
-    clips: UInt8[np.ndarray, "b t h w c"],
-    dt: float,
-    groups: Int[np.ndarray, "b"] | None,
-    advance: Callable[[int], None],
-) -> ClipSet:
-    """Motion and thumbnails of every clip; `advance` is told the number of clips done."""
-    parts = []
-    for start in range(0, len(clips), CHUNK):
-        chunk = clips[start : start + CHUNK]
-        parts.append(measure_motion(chunk, dt))
-        advance(len(chunk))
-    statistics = {n: np.concatenate([p.statistics[n] for p in parts]) for n in STATISTICS}
-    motion = Motion(statistics, np.concatenate([p.histograms for p in parts]))
-    return ClipSet(clips, motion, shrink_clips(clips), groups)
+@dataclass(frozen=True)
+class Scores:
+    """Scores by name, and the bootstrap draws behind their intervals."""
+
+    values: dict[str, Score] = field(default_factory=dict)
+    draws: dict[str, Draws] = field(default_factory=dict)
+
+    def add(self, name: str, value: float, draws: Draws, floor: float, n: int) -> None:
+        """Enter one score; its interval is the middle 95 % of the draws."""
+        low, high = np.percentile(draws, [2.5, 97.5])
+        ratio = value / floor if floor > 0 else math.nan
+        self.values[name] = Score(
+            value=float(value), low=float(low), high=float(high), floor=floor, ratio=ratio, n=n
+        )
+        self.draws[name] = draws
 
 
-def score_sets(generated: ClipSet, pool: ClipSet, setting: Setting) -> dict[str, Score]:
-    """Distances in motion, density, coverage and diversity against the first clips of the pool.
+def score_sets(generated: ClipSet, pool: ClipSet, setting: Setting) -> Scores:
+    """Distances in every space, density, coverage and diversity against the pool's first clips.
 
     Args:
         generated: n clips.
@@ -85,73 +72,89 @@ def score_sets(generated: ClipSet, pool: ClipSet, setting: Setting) -> dict[str,
         setting: see `Setting`.
     """
     reference = pool.take(slice(len(generated)))
-    return {
-        "kd.motion": _score_kernel(generated, reference, pool, setting),
-        "fd.motion": _score_frechet(generated, reference, pool, setting),
-        **_score_neighbours(generated, reference, pool, setting),
-        "diversity.pixels": _score_diversity(generated, reference, pool, setting),
-    }
+    scores = Scores()
+    for space in generated.spaces:
+        _score_kernel(scores, space, generated, reference, pool, setting)
+    for space in generated.spaces:
+        _score_frechet(scores, space, generated, reference, pool, setting)
+    for ending, space in NEIGHBOUR_SPACES.items():
+        if space in generated.spaces:
+            _score_neighbours(scores, ending, space, generated, reference, pool, setting)
+    _score_diversity(scores, generated, reference, pool, setting)
+    return scores
 
 
-def compare_statistics(generated: ClipSet, pool: ClipSet, setting: Setting) -> dict[str, Statistic]:
-    """Per-clip statistics of both sets, with the gap between them and between real halves."""
+def compare_statistics(
+    generated: ClipSet, pool: ClipSet, setting: Setting
+) -> tuple[dict[str, Statistic], dict[str, Draws]]:
+    """Per-clip statistics of both sets, the gap between them and between real halves; gap draws."""
     reference = pool.take(slice(len(generated)))
     rng = np.random.default_rng(setting.seed)
     weights = [
         dist.draw_weights(rng, len(side), side.groups, setting.draws)
         for side in (generated, reference)
     ]
+    picks = rng.integers(0, len(generated), (GAP_DRAWS, len(generated)))
     out: dict[str, Statistic] = {}
-    for name in STATISTICS:
-        x, y = generated.motion.statistics[name], reference.motion.statistics[name]
-        real = pool.motion.statistics[name]
-        gaps = [dist.gap(real[a], real[b]) for a, b in setting.splits]
+    draws: dict[str, Draws] = {}
+    for name, x in generated.statistics.items():
+        y, real = reference.statistics[name], pool.statistics[name]
+        gaps = np.array([dist.gap(real[a], real[b]) for a, b in setting.splits])
         (x_low, x_high), (y_low, y_high) = (
             _mean_interval(v, w) for v, w in zip((x, y), weights, strict=True)
         )
+        draws[f"gap.{name}"] = np.array([dist.gap(x[rows], y) for rows in picks])
+        defined = gaps[~np.isnan(gaps)]
         out[name] = Statistic(
             generated=_mean(x),
             real=_mean(y),
             gap=dist.gap(x, y),
-            floor=_mean(np.array(gaps)),
+            floor=float(np.percentile(defined, 95)) if len(defined) else math.nan,
             generated_low=x_low,
             generated_high=x_high,
             real_low=y_low,
             real_high=y_high,
             undefined=float(np.isnan(x).mean()),
+            real_undefined=float(np.isnan(y).mean()),
         )
-    return out
+    return out, draws
 
 
 def score_anchor(
-    anchor: ClipSet, pool: ClipSet, rows: Int[np.ndarray, "a"], setting: Setting
+    anchor: ClipSet, pool: ClipSet, rows: Int[np.ndarray, "a"] | None, setting: Setting
 ) -> dict[str, float]:
     """Where degenerate clips stand, on the axes of the model; `gap.NAME` for the statistics.
 
     The kernel distance goes against all real clips, paired; the rest against the half that the
-    anchor was not made of. `fd.motion` is NaN where the anchor has fewer clips than the floor.
+    anchor was not made of. `fd.*` is NaN where the anchor has fewer clips than the floor.
 
     Args:
         anchor: the degenerate clips.
         pool: the real clips.
         rows: those of the pool that the anchor was made of, from the first half of the first
-            split.
+            split; None: it was made of other clips.
         setting: see `Setting`.
     """
-    reference, size = pool.take(setting.splits[0][1]), setting.subsample
-    x, y, real = (setting.scale.apply(side.motion.histograms) for side in (anchor, reference, pool))
-    frechet = dist.frechet_distance(x[:size], y[:size]) if len(x) >= size else math.nan
-    hits = _hits(x, y, setting.neighbours)
-    values = {
-        "kd.motion": dist.paired_kernel_distance(x, real, rows, dist.Scale.unit(x.shape[1])),
-        "fd.motion": frechet,
-        "density": float(hits[0].mean()),
-        "coverage": float(hits[1].mean()),
-        "diversity.pixels": _spread(anchor.thumbnails) / _spread(reference.thumbnails),
-    }
-    for name in STATISTICS:
-        ours, real = anchor.motion.statistics[name], reference.motion.statistics[name]
-        values[f"gap.{name}"] = dist.gap(ours, real)
+    reference, size, k = pool.take(setting.splits[0][1]), setting.subsample, setting.neighbours
+    values: dict[str, float] = {}
+    for space, scale in setting.scales.items():
+        x, y, real = (scale.apply(side.spaces[space]) for side in (anchor, reference, pool))
+        unit = dist.Scale.unit(x.shape[1])
+        values[f"kd.{space}"] = (
+            dist.kernel_distance(x, real, unit)
+            if rows is None
+            else dist.paired_kernel_distance(x, real, rows, unit)
+        )
+        enough = len(x) >= size
+        values[f"fd.{space}"] = dist.frechet_distance(x[:size], y[:size]) if enough else math.nan
+    for ending, space in NEIGHBOUR_SPACES.items():
+        if space in anchor.spaces:
+            hits = _hits(anchor.spaces[space], reference.spaces[space], k)
+            values[f"density{ending}"] = float(hits[0].mean())
+            values[f"coverage{ending}"] = float(hits[1].mean())
+    values["diversity.pixels"] = _spread(anchor.thumbnails) / _spread(reference.thumbnails)
+    for name, ours in anchor.statistics.items():
+        values[f"gap.{name}"] = dist.gap(ours, reference.statistics[name])
     return values
 
 
@@ -171,8 +174,8 @@ def check_copying(
     """
     pixels = check_copies(_guises(generated), _guises(held_out), shrink_clips(train))
     motion = check_copies(
-        (generated.motion.histograms,),
-        (held_out.motion.histograms,),
+        (generated.spaces["motion"],),
+        (held_out.spaces["motion"],),
         motion_histograms(train[motion_rows]),
     )
     out: dict[str, Any] = {"expected_share": PERCENTILE / 100}
@@ -199,47 +202,48 @@ def check_copying(
     return out
 
 
-def _score_kernel(generated: ClipSet, reference: ClipSet, pool: ClipSet, setting: Setting) -> Score:
-    x, y, real = (
-        setting.scale.apply(side.motion.histograms) for side in (generated, reference, pool)
-    )
+def _score_kernel(
+    scores: Scores, space: str, generated: ClipSet, reference: ClipSet, pool: ClipSet,
+    setting: Setting,
+) -> None:  # fmt: skip
+    scale = setting.scales[space]
+    x, y, real = (scale.apply(side.spaces[space]) for side in (generated, reference, pool))
     kernels = dist.Kernels.of(x, y)
+    rng = np.random.default_rng(setting.seed)
+    weights = [
+        dist.draw_weights(rng, len(side), side.groups, setting.draws)
+        for side in (generated, reference)
+    ]
     value = float(kernels.distance(np.ones((1, len(x))), np.ones((1, len(y))))[0])
-    low, high = dist.kernel_interval(
-        kernels, groups_y=reference.groups, draws=setting.draws, seed=setting.seed
-    )
     # Null distances fall like 1 / n, so a floor of smaller halves is brought to n.
     floor = dist.kernel_floor(real, setting.splits) * min(1.0, setting.half / len(x))
-    return _score(value, low, high, floor, len(x))
+    scores.add(f"kd.{space}", value, kernels.distance(*weights), floor, len(x))
 
 
 def _score_frechet(
-    generated: ClipSet, reference: ClipSet, pool: ClipSet, setting: Setting
-) -> Score:
-    x, y, real = (
-        setting.scale.apply(side.motion.histograms) for side in (generated, reference, pool)
-    )
-    size = setting.subsample
+    scores: Scores, space: str, generated: ClipSet, reference: ClipSet, pool: ClipSet,
+    setting: Setting,
+) -> None:  # fmt: skip
+    scale, size = setting.scales[space], setting.subsample
+    x, y, real = (scale.apply(side.spaces[space]) for side in (generated, reference, pool))
     draws = dist.frechet_subsamples(x, y, size, draws=len(setting.splits), seed=setting.seed)
-    low, high = np.percentile(draws, [2.5, 97.5])
     floor = dist.frechet_floor(real, setting.splits, size)
-    return _score(float(draws.mean()), float(low), float(high), floor, size)
+    scores.add(f"fd.{space}", float(draws.mean()), draws, floor, size)
 
 
 def _score_neighbours(
-    generated: ClipSet, reference: ClipSet, pool: ClipSet, setting: Setting
-) -> dict[str, Score]:
+    scores: Scores, ending: str, space: str, generated: ClipSet, reference: ClipSet,
+    pool: ClipSet, setting: Setting,
+) -> None:  # fmt: skip
     k, rng = setting.neighbours, np.random.default_rng(setting.seed)
-    x, y, real = (side.motion.histograms for side in (generated, reference, pool))
+    x, y, real = (side.spaces[space] for side in (generated, reference, pool))
     hits = _hits(x, y, k)
     halves = [_hits(real[a], real[b], k) for a, b in setting.splits]
-    out = {}
     for i, (name, side) in enumerate((("density", generated), ("coverage", reference))):
         weights = dist.draw_weights(rng, len(side), side.groups, setting.draws)
-        low, high = _mean_interval(hits[i], weights)
+        draws = weights @ hits[i] / weights.sum(axis=1)
         floor = float(np.mean([half[i].mean() for half in halves]))
-        out[name] = _score(float(hits[i].mean()), low, high, floor, len(x))
-    return out
+        scores.add(name + ending, float(hits[i].mean()), draws, floor, len(x))
 
 
 def _hits(
@@ -252,8 +256,8 @@ def _hits(
 
 
 def _score_diversity(
-    generated: ClipSet, reference: ClipSet, pool: ClipSet, setting: Setting
-) -> Score:
+    scores: Scores, generated: ClipSet, reference: ClipSet, pool: ClipSet, setting: Setting
+) -> None:
     rng = np.random.default_rng(setting.seed)
     ones = np.ones((1, len(generated)))
     sides = []
@@ -262,7 +266,6 @@ def _score_diversity(
         matrix = dist.distances(side.thumbnails, side.thumbnails)
         sides.append(dist.mean_of_pairs(matrix, np.concatenate([ones, weights])))
     value, *draws = sides[0] / sides[1]
-    low, high = np.percentile(draws, [2.5, 97.5])
     real = dist.distances(pool.thumbnails, pool.thumbnails)
     halves = [
         dist.mean_of_pairs(
@@ -271,7 +274,7 @@ def _score_diversity(
         for i in (0, 1)
     ]
     floor = float((halves[0] / halves[1]).mean())
-    return _score(float(value), float(low), float(high), floor, len(generated))
+    scores.add("diversity.pixels", float(value), np.array(draws), floor, len(generated))
 
 
 def _spread(thumbnails: Float[np.ndarray, "b d"]) -> float:
@@ -282,11 +285,6 @@ def _spread(thumbnails: Float[np.ndarray, "b d"]) -> float:
 
 def _guises(side: ClipSet) -> tuple[Float[np.ndarray, "b d"], ...]:
     return side.thumbnails, shrink_clips(side.clips[:, :, :, ::-1])
-
-
-def _score(value: float, low: float, high: float, floor: float, n: int) -> Score:
-    ratio = value / floor if floor > 0 else math.nan
-    return Score(value=value, low=low, high=high, floor=floor, ratio=ratio, n=n)
 
 
 def _mean(values: Float[np.ndarray, "n"]) -> float:

@@ -14,42 +14,40 @@ own degraded copy.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import cv2
 import numpy as np
 from jaxtyping import Int, UInt8
 from pydantic import Field
 
-from vidiff import __version__
 from vidiff.errors import DataError, RequestError
+from vidiff.evaluation.cache import Shelf, hash_clips
+from vidiff.evaluation.card import TENSORS, digest_card, make_card
+from vidiff.evaluation.crew import Crew
+from vidiff.evaluation.instruments import load_instruments
 from vidiff.evaluation.measuring import (
-    ClipSet,
     Setting,
     check_copying,
     compare_statistics,
-    measure_clips,
     score_anchor,
     score_sets,
 )
-from vidiff.evaluation.report import GUARDED, Report, Score, Statistic
+from vidiff.evaluation.report import Report
+from vidiff.evaluation.sets import Bench, ClipSet
+from vidiff.evaluation.verdicts import check_guards, find_flags, find_withdrawn, write_warnings
 from vidiff.evaluation.writing import write_report
 from vidiff.metrics import distribution as dist
 from vidiff.metrics.anchors import ANCHORS
+from vidiff.metrics.features import DEFAULT
 from vidiff.metrics.motion import STILL, Clips, as_clips
 from vidiff.records import derive_seed
 from vidiff.runs.config import Config
+from vidiff.sampling import SampleConfig
 
-MISSING = (
-    "kd.appearance, fd.appearance, kd.change and fd.change need a frozen feature network, which "
-    "this version does not have yet.",
-    "flicker.perceptual needs ST-LPIPS, which this version does not have yet.",
-    "kd.video needs a trained video network, which this version does not have yet.",
-)
+MISSING = ("kd.video needs a trained video network: name one with --protocol and --weights.",)
 MIN_GENERATED, MIN_REAL = 4, 8
 
 Progress = Callable[[float, str], None]
@@ -60,7 +58,7 @@ class EvalConfig(Config):
 
     num_clips: int = Field(256, ge=4)
     """Most clips on each side; 256 is recommended, under 128 warns."""
-    anchor_clips: int = Field(256, ge=2)
+    anchor_clips: int = Field(64, ge=2)
     """Most clips of each degenerate anchor."""
     train_clips: int = Field(512, ge=1)
     """Most training clips whose motion is measured for the copy check; pixels take them all."""
@@ -72,12 +70,24 @@ class EvalConfig(Config):
     """Random splits of the real clips behind a floor."""
     seed: int = 0
     """Chooses clips, splits, weights and the anchors' noise."""
+    features: str = DEFAULT
+    """Feature network of appearance and change; `none` leaves both out."""
+    batch: int = Field(16, ge=1)
+    """Clips a process measures at a time; no result depends on it."""
+    cache: str | None = None
+    """Folder that keeps what is measured of real clips and anchors; None keeps nothing."""
     num_frames: int = Field(16, ge=4)
     """Frames per clip, where clips are read from a folder."""
-    size: int = Field(64, ge=8)
-    """Side in pixels, where clips are read from a folder."""
+    size: int | None = Field(None, ge=8)
+    """Side in pixels, where clips are read from a folder; None takes the smaller side of the two
+    folders, 64 at most."""
     fps: float | None = Field(None, gt=0)
-    """Frames per second, where clips are read from a folder; None keeps the files' own rate."""
+    """Frames per second, where clips are read from a folder; None takes the lower rate of the two
+    folders."""
+    codec: Literal["tensors", "mp4"] = "tensors"
+    """How samples of a model are scored: as they are, or after the MP4 encoder like a folder's."""
+    sample: SampleConfig = SampleConfig()
+    """Sampler, steps and guidance of a model's samples."""
 
 
 def score_clips(
@@ -90,6 +100,8 @@ def score_clips(
     out: str | Path | None = None,
     config: EvalConfig | None = None,
     progress: Progress | None = None,
+    origin: Origin | None = None,
+    crew: Crew | None = None,
 ) -> Report:
     """Score generated clips against held-out real ones.
 
@@ -104,13 +116,15 @@ def score_clips(
         out: folder for `report.json` and `report.html`; None writes nothing.
         config: see `EvalConfig`.
         progress: called with the share done, 0 to 1, and what is being measured.
+        origin: how the clips got here, for the protocol card.
+        crew: processes that share the work; all of them get the report, the first one writes.
 
     Raises:
         RequestError: clips of another kind, of unequal frames or size, or groups of another
             length.
         DataError: too few clips.
     """
-    config = config or EvalConfig()
+    config, crew = config or EvalConfig(), crew or Crew()
     given = {"generated": as_clips(generated), "real": as_clips(real)}
     if train is not None:
         given["train"] = as_clips(train)
@@ -122,36 +136,58 @@ def score_clips(
         "real": _choose(len(given["real"]), 2 * n, config.seed, "real"),
     }
     meter = _Meter(progress, n + len(rows["real"]), config)
+    bench = Bench(dt, load_instruments(config.features), crew, Shelf(config.cache), config.batch)
 
-    ours = measure_clips(given["generated"][rows["generated"]], dt, None, meter("generated clips"))
+    ours = bench.measure(given["generated"][rows["generated"]], None, meter("generated clips"))
     chosen = None if sources is None else sources[rows["real"]]
-    pool = measure_clips(given["real"][rows["real"]], dt, chosen, meter("held-out clips"))
+    pool = bench.measure(given["real"][rows["real"]], chosen, meter("held-out clips"), keep=True)
     setting = _settle(pool, n, config)
-    anchors = _score_anchors(pool, dt, setting, config, meter)
+    anchors = _score_anchors(pool, bench, setting, config, meter, given.get("train"))
     copies = _check_copies(ours, pool, given.get("train"), config)
     for pair in copies.get("closest", []):
         pair["generated"] = int(rows["generated"][pair["generated"]])
 
+    report = _report(ours, pool, bench, setting, config, anchors, copies, origin or Origin())
+    if out is not None and crew.leads:
+        write_report(report, given["generated"], given["real"], out, train=given.get("train"))
+    return report
+
+
+def _report(
+    ours: ClipSet, pool: ClipSet, bench: Bench, setting: Setting, config: EvalConfig,
+    anchors: dict[str, dict[str, float]], copies: dict[str, Any], origin: Origin,
+) -> Report:  # fmt: skip
     scores = score_sets(ours, pool, setting)
-    per_clip = compare_statistics(ours, pool, setting)
-    missing = MISSING if copies else (*MISSING, "copies need the training clips.")
-    reference = pool.take(slice(n))
-    report = Report(
-        protocol=_protocol(ours, reference, pool, dt, setting, config),
-        scores=scores,
+    per_clip, gap_draws = compare_statistics(ours, pool, setting)
+    absent = () if copies else ("copies need the training clips.",)
+    reference, n = pool.take(slice(len(ours))), len(ours)
+    videos = None if pool.groups is None else len(np.unique(pool.groups))
+    return Report(
+        protocol=_protocol(reference, pool, bench, setting, config, origin),
+        scores=scores.values,
         per_clip=per_clip,
         anchors=anchors,
         copies=copies,
-        warnings=_warn(n, pool, scores, per_clip, anchors, copies),
-        missing=missing,
-        values={
-            name: (ours.motion.statistics[name], reference.motion.statistics[name])
-            for name in per_clip
-        },
+        guards=check_guards(scores.values, per_clip, anchors),
+        flags=find_flags(scores.values, per_clip),
+        withdrawn=find_withdrawn(scores.values, anchors),
+        warnings=write_warnings(n, videos, scores.values, per_clip, anchors, copies),
+        missing=(*bench.instruments.missing, *MISSING, *absent),
+        values={name: (ours.statistics[name], reference.statistics[name]) for name in per_clip},
+        draws={**scores.draws, **gap_draws},
     )
-    if out is not None:
-        write_report(report, given["generated"], given["real"], out, train=given.get("train"))
-    return report
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How the clips of an evaluation reached it."""
+
+    codec: str = TENSORS
+    """Of the generated pixels: `tensors` or `video files`."""
+    split: str | None = None
+    """Digest of the held-out side of the index."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what was done to bring both sides to one form."""
 
 
 class _Meter:
@@ -204,7 +240,7 @@ def _settle(pool: ClipSet, n: int, config: EvalConfig) -> Setting:
     splits = dist.split_halves(len(pool), pool.groups, config.splits, config.seed)
     half = min(len(a) for a, _ in splits)
     return Setting(
-        scale=dist.Scale.of(pool.motion.histograms),
+        scales={name: dist.Scale.of(values) for name, values in pool.spaces.items()},
         splits=splits,
         half=half,
         subsample=max(2, min(int(0.8 * n), half)),
@@ -215,15 +251,20 @@ def _settle(pool: ClipSet, n: int, config: EvalConfig) -> Setting:
 
 
 def _score_anchors(
-    pool: ClipSet, dt: float, setting: Setting, config: EvalConfig, meter: _Meter
-) -> dict[str, dict[str, float]]:
+    pool: ClipSet, bench: Bench, setting: Setting, config: EvalConfig, meter: _Meter,
+    train: UInt8[np.ndarray, "..."] | None,
+) -> dict[str, dict[str, float]]:  # fmt: skip
     rows = setting.splits[0][0][: config.anchor_clips]
     source = pool.take(rows)
     anchors = {}
     for name, degrade in ANCHORS.items():
         clips = degrade(source.clips, config.seed)
-        measured = measure_clips(clips, dt, source.groups, meter(f"anchor {name}"))
+        measured = bench.measure(clips, source.groups, meter(f"anchor {name}"), keep=True)
         anchors[name] = score_anchor(measured, pool, rows, setting)
+    if train is not None and len(train) >= MIN_GENERATED:
+        chosen = train[_choose(len(train), len(rows), config.seed, "copied")]
+        measured = bench.measure(chosen, None, meter("anchor copied"), keep=True)
+        anchors["copied"] = score_anchor(measured, pool, None, setting)
     return anchors
 
 
@@ -237,70 +278,32 @@ def _check_copies(
 
 
 def _protocol(
-    ours: ClipSet, reference: ClipSet, pool: ClipSet, dt: float, setting: Setting,
-    config: EvalConfig,
+    reference: ClipSet, pool: ClipSet, bench: Bench, setting: Setting, config: EvalConfig,
+    origin: Origin,
 ) -> dict[str, Any]:  # fmt: skip
     _, t, h, w, c = reference.clips.shape
-    digest = hashlib.sha256(reference.clips.tobytes()).hexdigest()
-    card = {
-        "n": len(ours),
-        "num_frames": t,
-        "height": h,
-        "width": w,
-        "channels": c,
-        "dt": dt,
-        "seed": config.seed,
-        "neighbours": config.neighbours,
-        "reference_sha256": digest,
-        "versions": {"vidiff": __version__, "numpy": np.__version__, "cv2": cv2.__version__},
-    }
-    text = json.dumps(card, sort_keys=True).encode()
+    card = make_card(
+        (t, h, w, c),
+        n=len(reference),
+        dt=bench.dt,
+        seed=config.seed,
+        neighbours=config.neighbours,
+        reference=hash_clips(reference.clips),
+        features=bench.instruments.features,
+        codec=origin.codec,
+        split=origin.split,
+    )
     return {
         **card,
-        "card": hashlib.sha256(text).hexdigest()[:16],
+        "card": digest_card(card),
         "floor_clips": setting.half,
         "real_groups": len(np.unique(pool.groups)) if pool.groups is not None else None,
         "flow": "DIS medium, finest scale 0, frames enlarged to 64 pixels where smaller",
         "still": f"fastest 5 % of pixels under {STILL} frame widths per frame",
-        "scale": {"spread": setting.scale.spread, "features": len(setting.scale.centre)},
+        "scale": {name: float(scale.spread) for name, scale in setting.scales.items()},
         "kd": "1000 x unbiased MMD^2, kernel (<x, y>/d + 1)^3; floor: 95th percentile of real/real",
         "fd": "Frechet, mean over subsamples of n without replacement; floor: mean of real/real",
-        "density": "and coverage: motion histograms",
-        "config": config.model_dump(),
+        "density": "and coverage: motion histograms; with .appearance: the feature network",
+        "notes": list(origin.notes),
+        "config": config.model_dump(exclude={"cache", "batch"}),
     }
-
-
-def _warn(
-    n: int,
-    pool: ClipSet,
-    scores: dict[str, Score],
-    per_clip: dict[str, Statistic],
-    anchors: dict[str, dict[str, float]],
-    copies: dict[str, Any],
-) -> tuple[str, ...]:
-    out = []
-    if n < 64:
-        out.append(f"{n} clips a side: not for comparison between models; 256 are recommended.")
-    elif n < 128:
-        out.append(f"{n} clips a side: intervals are wide; 256 are recommended.")
-    if pool.groups is not None and len(np.unique(pool.groups)) < 4:
-        out.append("The held-out clips come from fewer than 4 videos: floors are too low.")
-    floor = scores["kd.motion"]["floor"]
-    for name in GUARDED:
-        if not anchors[name]["kd.motion"] > floor:
-            out.append(
-                f"kd.motion does not tell the {name} anchor from real clips here: do not rely "
-                "on it in this run."
-            )
-    for name, statistic in per_clip.items():
-        if statistic["undefined"] > 0.5:
-            share = statistic["undefined"]
-            out.append(f"{name} is undefined in {share:.0%} of generated clips: nothing moves.")
-    for name in ("coverage", "diversity.pixels"):
-        if scores[name]["ratio"] < 0.5:
-            out.append(f"{name} is under half that of real clips: the samples resemble each other.")
-    for kind in ("pixels", "motion"):
-        if kind in copies and copies[kind]["share"] > 5 * copies["expected_share"]:
-            share = copies[kind]["share"]
-            out.append(f"{share:.0%} of generated clips lie suspiciously near training in {kind}.")
-    return tuple(out)

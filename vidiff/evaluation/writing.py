@@ -6,45 +6,37 @@ words, and only then the numbers, each beside what real clips and degenerate cli
 
 from __future__ import annotations
 
-import math
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
-from vidiff.evaluation.report import GUARDED, Report, Statistic
+from vidiff.data.export import write_mp4
+from vidiff.evaluation.report import Report
+from vidiff.evaluation.wording import (
+    GUARDS,
+    explain,
+    name_of,
+    show_span,
+    show_with_span,
+    summarize,
+)
 from vidiff.runs.files import write_json
 from vidiff.runs.page import (
     Dot,
     Media,
     Page,
-    encode_animation,
     encode_png,
-    show_number,
     tile_clips,
     tile_frames,
 )
 
-NAMES = {
-    "kd.motion": "distance in motion",
-    "fd.motion": "distance in motion, Fréchet",
-    "density": "density",
-    "coverage": "coverage",
-    "diversity.pixels": "diversity",
-    "motion.amount": "motion, widths/s",
-    "motion.static_fraction": "share of still pairs",
-    "smooth.interp_ratio": "interpolation error ratio",
-    "smooth.jerk_ratio": "jerk over velocity",
-    "flicker.brightness": "brightness flicker, levels",
-    "colour.drift": "colour drift, levels",
-    "sharpness": "sharpness",
-    "jump": "largest over median change",
-}
-GUARDS = {
-    "static_fraction": "as many still frames as in real clips (within 5 points)",
-    "motion_ratio": "as much motion as in real clips (0.8 to 1.25 times)",
-    **{f"under_{name}": f"nearer to real motion than {name} clips are" for name in GUARDED},
+WHAT_IT_SEES = {
+    "kd.motion": "Histograms of velocity and acceleration along tracks: blind to blur and colour.",
+    "kd.appearance": "Network features averaged over time: blind to freezing and shuffling.",
+    "kd.change": "How network features change from frame to frame.",
 }
 FILM_WIDTH = 450
 PAIR_FRAMES = 4
@@ -88,7 +80,7 @@ def fill_page(
     _show_clips(page, generated, real, 1 / report.protocol["dt"])
     page.heading("What the numbers say")
     page.text(*explain(report))
-    page.checks({GUARDS[name]: passed for name, passed in report.guards().items()})
+    page.checks({GUARDS[name]: passed for name, passed in report.guards.items()})
     for sentence in report.warnings:
         page.note(sentence)
     _show_scores(page, report)
@@ -98,55 +90,6 @@ def fill_page(
     if report.missing:
         page.heading("Not measured here")
         page.text(*report.missing)
-
-
-def summarize(report: Report) -> str:
-    """One sentence for the head of a page."""
-    p, failed = report.protocol, [n for n, ok in report.guards().items() if not ok]
-    verdict = (
-        "All guards pass."
-        if not failed
-        else f"{len(failed)} of {len(report.guards())} guards fail."
-    )
-    return (
-        f"{p['n']} generated clips against {p['n']} held-out real ones, {p['num_frames']} frames "
-        f"of {p['height']} x {p['width']} at {1 / p['dt']:.4g} per second. {verdict}"
-    )
-
-
-def explain(report: Report) -> list[str]:
-    """The result in plain words, a paragraph each for motion, smoothness and variety."""
-    kd, stats = report.scores["kd.motion"], report.per_clip
-    static = stats["motion.static_fraction"]
-    nearest = min(GUARDED, key=lambda name: report.anchors[name]["kd.motion"])
-    anchor = show_number(report.anchors[nearest]["kd.motion"])
-    if kd["ratio"] <= 1:
-        place = "which real clips reach against other real clips: no difference could be shown"
-    else:
-        place = (
-            f"{show_number(kd['ratio'])} times what real clips reach against other real clips. "
-            f"The mildest of the broken versions, {nearest}, stands at {anchor}"
-        )
-    motion = (
-        f"Motion: the distance is {show_number(kd['value'])} (95 % interval "
-        f"{_span(kd['low'], kd['high'])}), {place}. Generated clips move "
-        f"{_times(stats['motion.amount'])} as much as real ones, and {static['generated']:.0%} "
-        f"of their frame pairs are still, against {static['real']:.0%}."
-    )
-    interp, jerk = stats["smooth.interp_ratio"], stats["smooth.jerk_ratio"]
-    smooth = (
-        "Smoothness: the error of a middle frame rebuilt from its neighbours, over their own "
-        f"difference, is {_two(interp)}; jerk over velocity is {_two(jerk)}. Neither "
-        "is better when lower: a photograph panned across the screen would win "
-        "both. What counts is to be close to real."
-    )
-    cover, spread = report.scores["coverage"], report.scores["diversity.pixels"]
-    variety = (
-        f"Variety: {cover['value']:.0%} of real clips have a generated clip near them in motion "
-        f"(real against real: {cover['floor']:.0%}), and two generated clips differ "
-        f"{spread['value']:.2f} times as much as two real ones."
-    )
-    return [motion, smooth, variety]
 
 
 def _show_clips(
@@ -164,7 +107,7 @@ def _show_clips(
     films, strips = [], []
     for name, clips in (("Real, held out", real[spread]), ("Generated", generated[:shown])):
         film = tile_clips(clips, columns, scale)
-        films.append(Media(encode_animation(film, fps), "image/webp", name, film.shape[2]))
+        films.append(Media(encode_film(film, fps), "video/mp4", name, film.shape[2]))
         sheet = encode_png(tile_frames(clips[:4]))
         strips.append(Media(sheet, "image/png", f"{name}: four clips, frame by frame", 900))
     page.media(*films)
@@ -173,13 +116,20 @@ def _show_clips(
     page.text("The generated clips are the first ones, not the best ones.")
 
 
+def encode_film(frames: UInt8[np.ndarray, "t h w c"], fps: float) -> bytes:
+    """A clip as the bytes of an H.264 MP4."""
+    colour = frames if frames.shape[-1] == 3 else frames.repeat(3, axis=-1)
+    with tempfile.TemporaryDirectory() as folder:
+        return write_mp4(Path(folder) / "film.mp4", colour, fps, crf=18).read_bytes()
+
+
 def _show_scores(page: Page, report: Report) -> None:
     page.heading("Scores of the whole set")
     rows = [
         [
-            NAMES[name],
+            name_of(name),
             s["value"],
-            _span(s["low"], s["high"]),
+            show_span(s["low"], s["high"]),
             s["floor"],
             s["ratio"],
             s["n"],
@@ -196,25 +146,29 @@ def _show_scores(page: Page, report: Report) -> None:
 
 def _show_anchors(page: Page, report: Report) -> None:
     page.heading("Where broken clips would stand")
-    kd = report.scores["kd.motion"]
-    dots = [Dot("this model", kd["value"], kd["low"], kd["high"], model=True)]
-    dots += [Dot(name, a["kd.motion"]) for name, a in report.anchors.items()]
-    dots[1:] = sorted(dots[1:], key=lambda dot: dot.value)
-    page.dots(
-        dots,
-        x="distance in motion (logarithmic)",
-        log=True,
-        floor=kd["floor"],
-        caption="Held-out clips, degraded on purpose and scored like the model. The shaded part "
-        "is where real clips stand against other real clips; hollow dots lie left of the axis. "
-        "Motion says little of blur and colour: see sharpness below for the former.",
+    page.text(
+        "Held-out clips, degraded on purpose and scored like the model. The shaded part is where "
+        "real clips stand against other real clips; hollow dots lie left of the axis."
     )
+    for name in (n for n in report.scores if n.startswith("kd.")):
+        s = report.scores[name]
+        dots = [Dot(anchor, a[name]) for anchor, a in report.anchors.items()]
+        page.dots(
+            [
+                Dot("this model", s["value"], s["low"], s["high"], model=True),
+                *sorted(dots, key=lambda dot: dot.value),
+            ],
+            x=f"{name_of(name)} (logarithmic)",
+            log=True,
+            floor=s["floor"],
+            caption=WHAT_IT_SEES[name],
+        )
     names = list(report.per_clip)
     model = ["this model", *(report.per_clip[name]["gap"] for name in names)]
     real = ["real against real", *(report.per_clip[name]["floor"] for name in names)]
     rows = [[anchor, *(a[f"gap.{name}"] for name in names)] for anchor, a in report.anchors.items()]
     page.table(
-        ["gap to real clips", *(NAMES[name] for name in names)],
+        ["gap to real clips", *(name_of(name) for name in names)],
         [model, real, *rows],
         "Gap: 1-d Wasserstein distance over the real interquartile range (standard "
         "deviation where that is 0). Undefined: nothing moves, or the real clips all agree.",
@@ -224,14 +178,15 @@ def _show_anchors(page: Page, report: Report) -> None:
 def _show_statistics(page: Page, report: Report) -> None:
     page.heading("Clip by clip")
     panels = {
-        NAMES[name]: (real.tolist(), ours.tolist()) for name, (ours, real) in report.values.items()
+        name_of(name): (real.tolist(), ours.tolist())
+        for name, (ours, real) in report.values.items()
     }
     page.histograms(panels, "Filled: real clips. Outline: generated clips.")
     rows = [
         [
-            NAMES[name],
-            _with_span(s["generated"], s["generated_low"], s["generated_high"]),
-            _with_span(s["real"], s["real_low"], s["real_high"]),
+            name_of(name),
+            show_with_span(s["generated"], s["generated_low"], s["generated_high"]),
+            show_with_span(s["real"], s["real_low"], s["real_high"]),
             s["gap"],
             s["floor"],
             f"{s['undefined']:.0%}",
@@ -283,23 +238,3 @@ def _show_pairs(
     theirs = np.stack([train[pair["train"], frames] for pair in pairs])
     named = (("Generated, the closest first", ours), ("Nearest training clip of each", theirs))
     page.media(*(Media(encode_png(tile_frames(c)), "image/png", name, 380) for name, c in named))
-
-
-def _span(low: float, high: float) -> str:
-    return f"{show_number(low)} to {show_number(high)}"
-
-
-def _with_span(value: float, low: float, high: float) -> str:
-    return f"{show_number(value)} ({_span(low, high)})"
-
-
-def _times(statistic: Statistic) -> str:
-    if not statistic["real"] > 0:
-        return "an undefined number of times"
-    return f"{statistic['generated'] / statistic['real']:.2f} times"
-
-
-def _two(statistic: Statistic) -> str:
-    if math.isnan(statistic["generated"]):
-        return f"undefined, nothing moving (real {statistic['real']:.2f})"
-    return f"{statistic['generated']:.2f} (real {statistic['real']:.2f})"
