@@ -27,7 +27,7 @@ from torch import Tensor
 
 from vidiff.data.index import Index
 from vidiff.data.probe import FOREIGN_ERRORS, MAX_PIXELS, probe
-from vidiff.data.verdict import VideoEntry, cover_size, frame_spacing
+from vidiff.data.verdict import VideoEntry, cover_size, place_window
 from vidiff.data.video import read_frames
 from vidiff.errors import DataError, RequestError
 from vidiff.records import Batch, Clip, derive_seed, make_generator
@@ -72,10 +72,10 @@ def draw_window(index: Index, seed: int, position: int, attempt: int = 0) -> Win
     else:
         epoch, slot = divmod(position, total)
         number = int(_order(seed, epoch, total)[slot])
-    aside, up, left = torch.rand(3, generator=generator).tolist()
+    aside, up, left, pace = torch.rand(4, generator=generator).tolist()
     anywhere = index.config.crop == "random"
     anchor = (up, left) if anywhere else (0.5, 0.5)
-    return _window(index, number, anchor, flip=index.config.flip and aside < 0.5)
+    return _window(index, number, anchor, index.config.flip and aside < 0.5, pace)
 
 
 def fixed_windows(index: Index, count: int, seed: int = 0) -> list[Window]:
@@ -206,14 +206,19 @@ def _order(seed: int, epoch: int, total: int) -> Int[Tensor, "n"]:
     return torch.randperm(total, generator=make_generator(seed, epoch, "order"))
 
 
-def _window(index: Index, number: int, anchor: tuple[float, float], flip: bool) -> Window:
-    """Window `number` of the index, its square at `anchor` (0 top or left, 1 bottom or right)."""
+def _window(
+    index: Index, number: int, anchor: tuple[float, float], flip: bool, pace: float = 0.0
+) -> Window:
+    """Window `number` of the index, its square at `anchor` (0 top or left, 1 bottom or right).
+
+    `pace`, in [0, 1), chooses among the frame spacings that fit; 0 is the first.
+    """
     config = index.config
     place = bisect_right(index.ends, number)
     entry = index.usable[place]
     step = number - index.ends[place] + entry.windows
-    dt = frame_spacing(entry.fps, config)
-    start = entry.span[0] + step / entry.fps
+    start, spacings = place_window(entry.span, entry.fps, config, entry.cuts, step)
+    dt = spacings[int(pace * len(spacings))]
     middle = start + 0.5 / entry.fps
     cover = cover_size(entry, config.size)
     top, left = (round(a * (side - config.size)) for a, side in zip(anchor, cover, strict=True))

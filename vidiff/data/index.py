@@ -1,9 +1,8 @@
 """One scan of a folder: what every file is, what will be used of it, or why it is refused.
 
-Held-out clips share no file content with training clips: files with the same SHA-256 form one
-group, and whole groups go to one side, chosen by a hash of (seed, group). A folder of few films
-cannot spare one, so below five groups each film is split in time instead: its end is held out,
-behind a gap of one window.
+The facts about each file are found once and kept (`data.scanning`); the verdict follows from the
+facts, the configuration and what lies beside the file; the groups of near duplicates and the split
+follow from all verdicts together. Nothing in the folder is changed.
 """
 
 from __future__ import annotations
@@ -12,27 +11,24 @@ import csv
 import hashlib
 import io
 import json
-import math
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from vidiff.data.captions import Words, read_sidecar, read_table
+from vidiff.data.examination import Facts
+from vidiff.data.scanning import Known, find_facts
+from vidiff.data.splitting import Side, assign_sides
 from vidiff.data.verdict import DataConfig, VideoEntry, clip_seconds, count_windows, judge
-from vidiff.data.walk import walk
+from vidiff.data.walk import Found, walk
 from vidiff.errors import DataError, RequestError
-from vidiff.records import derive_seed
 
-__all__ = ["DataConfig", "Index", "VideoEntry", "index_clips", "scan"]
-
-FEW_GROUPS = 5
-
-Side = Literal["train", "test", "all"]
+__all__ = ["DataConfig", "Index", "Side", "VideoEntry", "index_clips", "scan"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +43,11 @@ class Index:
     ignored: int = 0
     """Files met that do not claim to be videos."""
     side: Side = "all"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The labels under the name that class-conditional models use."""
+        return self.labels
 
     @cached_property
     def usable(self) -> tuple[VideoEntry, ...]:
@@ -65,7 +66,7 @@ class Index:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of everything that decides which frames a position shows."""
-        rows = sorted((e.path, e.sha256, e.span, e.windows) for e in self.usable)
+        rows = sorted((e.path, e.sha256, e.span, e.cuts, e.windows) for e in self.usable)
         keys = ("num_frames", "size", "fps", "stride", "flip", "crop", "held_out")
         chosen = self.config.model_dump(include=set(keys))
         text = json.dumps([rows, chosen, self.seed, self.side, self.labels], sort_keys=True)
@@ -81,7 +82,7 @@ class Index:
         for entry in self.usable:
             span = entry.train if side == "train" else entry.test
             if span is not None:
-                windows = count_windows(span, entry.fps, self.config)
+                windows = count_windows(span, entry.fps, self.config, entry.cuts)
                 seen.append(replace(entry, span=span, windows=windows))
         return replace(self, entries=tuple(seen), side=side)
 
@@ -147,6 +148,7 @@ class Index:
             "train_windows": self.split("train").num_windows if self.side == "all" else None,
             "test_windows": self.split("test").num_windows if self.side == "all" else None,
             "labels": dict(Counter(e.label for e in self.usable if e.label)),
+            "captions": sum(e.caption is not None for e in self.usable),
             "readers": dict(Counter(e.reader for e in self.usable)),
             "reasons": dict(Counter(e.reason for e in self.entries if not e.usable)),
             "digest": self.digest,
@@ -206,54 +208,26 @@ def scan(
     Raises:
         RequestError: the root is not a folder.
     """
-    found, ignored = walk(Path(config.root))
-    entries: list[VideoEntry] = []
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for entry in pool.map(lambda item: judge(config, item), found):
-            entries.append(entry)
-            if progress is not None:
-                progress(len(entries), len(found))
+    root = Path(config.root)
+    found, ignored = walk(root)
+    openable = [item for item in found if not item.refused]
+    known = find_facts(config.root, openable, config.reader, progress)
+    table = read_table(root)
+    entries = [_verdict(config, item, known.get(item.name), table.get(item.name)) for item in found]
     labels = tuple(sorted({e.label for e in entries if e.usable and e.label is not None}))
-    return Index(config, seed, tuple(_assign(entries, config, seed)), labels, ignored)
+    return Index(config, seed, tuple(assign_sides(entries, config, seed)), labels, ignored)
 
 
-def _assign(entries: Sequence[VideoEntry], config: DataConfig, seed: int) -> list[VideoEntry]:
-    """Fills `split`, `train` and `test` of the usable entries."""
-    usable = [e for e in entries if e.usable]
-    groups = sorted({e.group for e in usable})
-    if config.held_out == 0 or not groups:
-        return [_on_side(e, "train") for e in entries]
-    by_time = [_split_in_time(e, config) for e in entries]
-    if len(groups) < FEW_GROUPS and any(e.test for e in by_time):
-        return by_time
-    if len(groups) == 1:
-        return [_on_side(e, "train") for e in entries]
-    ranks = {g: derive_seed(seed, 0, f"split/{g}") / 2**63 for g in groups}
-    held = {g for g in groups if ranks[g] < config.held_out}
-    order = sorted(groups, key=ranks.__getitem__)
-    held |= {order[0]}
-    held -= {order[-1]}
-    return [_on_side(e, "test" if e.group in held else "train") for e in entries]
-
-
-def _on_side(entry: VideoEntry, side: Literal["train", "test"]) -> VideoEntry:
-    if not entry.usable:
-        return entry
-    if side == "test":
-        return replace(entry, split=side, test=entry.span)
-    return replace(entry, split=side, train=entry.span)
-
-
-def _split_in_time(entry: VideoEntry, config: DataConfig) -> VideoEntry:
-    """Holds out the end of one film; a film too short for both sides is for training."""
-    if not entry.usable:
-        return entry
-    first, last = entry.span
-    frame = 1 / entry.fps
-    reach = clip_seconds(entry.fps, config) - frame
-    border = min(last - reach, last - config.held_out * (last - first))
-    border = first + math.floor((border - first) / frame + 1e-6) * frame
-    train = (first, border - reach - frame)
-    if not count_windows(train, entry.fps, config):
-        return _on_side(entry, "train")
-    return replace(entry, split="both", train=train, test=(border, last))
+def _verdict(
+    config: DataConfig, found: Found, known: Known | None, told: Words | None
+) -> VideoEntry:
+    """One file's verdict, its words among it."""
+    content, facts = known or ("", Facts(reason=found.refused, remedy="Remove or rename it."))
+    words = told or Words()
+    try:
+        beside = read_sidecar(Path(config.root) / found.name)
+        words = Words(beside.caption or words.caption, beside.label or words.label)
+    except DataError as error:
+        facts = replace(facts, reason=error.cause, remedy=error.remedy)
+    entry = judge(config, found, content, facts, words.caption)
+    return replace(entry, label=words.label or entry.label)

@@ -74,6 +74,10 @@ class VideoInfo:
     """Coded frames that an edit list hides."""
     open_gop: bool
     """True where frames shown before a key frame are stored after it."""
+    key_frames: int = 0
+    """Frames at which decoding can begin."""
+    colour: str = "untagged"
+    """Colour tags: matrix, transfer and range, as FFmpeg numbers and names them."""
 
 
 def sniff(head: bytes) -> str | None:
@@ -195,7 +199,24 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
             promised_frames=stream.frames,
             hidden_frames=stamps.hidden,
             open_gop=stamps.open_gop,
+            key_frames=sum(bool(p.is_keyframe and p.size) for p in packets),
+            colour=_colour(stream.codec_context),
         )
+
+
+def _colour(context: Any) -> str:
+    tags = [
+        _MATRICES.get(context.colorspace, ""),
+        _TRANSFERS.get(context.color_trc, ""),
+        {1: "limited", 2: "full"}.get(context.color_range, ""),
+    ]
+    return " ".join(filter(None, tags)) or "untagged"
+
+
+_MATRICES = {0: "rgb", 1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 9: "bt2020", 10: "bt2020"}
+_TRANSFERS = {1: "bt709", 6: "bt601", 8: "linear", 13: "srgb", 14: "bt2020", 15: "bt2020", 16: "pq",
+              18: "hlg"}  # fmt: skip
+"""Numbers of ITU-T H.273; what is not named here is rare."""
 
 
 def is_shown(packet: Any) -> bool:

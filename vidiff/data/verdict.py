@@ -1,33 +1,38 @@
 """What one file is to vidiff: its windows, or the reason why it has none and the way out.
 
-A *window* is `num_frames` frames spaced by dt. A file whose first and last frame are shown at
-times a and b, with mean frame time d, has
+A *window* is `num_frames` frames spaced by dt, inside one shot. A shot whose first and last frame
+are shown at times a and b, in a file with mean frame time d, has
 
-    windows = floor((b - a + d / 2 - (num_frames - 1) dt) / d) + 1,   starts a, a + d, a + 2d  (1)
+    windows = floor((b - a + d / 2 - e - (num_frames - 1) dt) / d) + 1                       (1)
+
+of them, with starts a, a + d, a + 2d, ... Frames are asked for half a frame time after their stamp,
+and e = min(2 ms, d / 4) keeps the last one off the next shot however stamps are rounded.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from vidiff.data.probe import FOREIGN_ERRORS, VideoInfo, probe
-from vidiff.data.proof import choose_reader
+from vidiff.data.examination import Facts
+from vidiff.data.probe import VideoInfo
 from vidiff.data.video import ProvenReader, Reader
 from vidiff.data.walk import Found
 from vidiff.errors import DataError
 from vidiff.runs.config import Config
-from vidiff.runs.files import hash_file
 
 MAX_ASPECT = 8.0
 """Longest side over shortest: beyond it a square crop shows next to nothing of the picture."""
-MAX_CAPTION_BYTES = 65_536
+TOO_FAST = 1.02
+"""Times the file's own rate from which an asked rate would repeat frames."""
 
 Span = tuple[float, float]
+Count = Annotated[int, Field(ge=1, strict=True)]
+Rate = Annotated[float, Field(gt=0, strict=True)]
 
 
 class DataConfig(Config):
@@ -39,10 +44,11 @@ class DataConfig(Config):
     """Frames in a clip."""
     size: int = Field(64, ge=8)
     """Height and width of a clip, in pixels: the picture covers the square and is cropped."""
-    fps: float | None = Field(None, gt=0)
-    """Frames a second to take from each file; empty: the file's own rate."""
-    stride: int = Field(1, ge=1)
-    """Take every n-th of those frames."""
+    fps: Rate | tuple[Rate, ...] | None = None
+    """Frames a second to take from each file; empty: the file's own rate. Of several, training
+    draws one for each clip and tells the model; windows are counted and evaluated at the first."""
+    stride: Count | tuple[Count, ...] = 1
+    """Take every n-th of those frames; several as with `fps`."""
     flip: bool = True
     """Mirror half of the training clips, left to right."""
     crop: Literal["center", "random"] = "center"
@@ -56,6 +62,8 @@ class DataConfig(Config):
     """Share of the source groups (of each film's time, with few films) kept for evaluation."""
     min_usable: float = Field(0.5, ge=0, le=1)
     """Least share of the videos met that must be usable."""
+    cuts: bool = True
+    """Keep windows inside shots; false lets them cross hard cuts."""
     cache_mb: int = Field(512, ge=0)
     """Memory for decoded frames, in MiB: files are kept whole while they fit."""
 
@@ -81,6 +89,16 @@ class VideoEntry:
     rotation: int = 0
     pixel_aspect: float = 1.0
     vfr: bool = False
+    colour: str = ""
+    key_frames: int = 0
+    cuts: tuple[float, ...] = ()
+    """Time stamps of the frames that begin a new shot; no window crosses one."""
+    motion: float = 0.0
+    """Mean change from frame to frame inside shots, grey levels on a 32-pixel thumbnail."""
+    still: float = 0.0
+    """Share of frame pairs in which nothing moves."""
+    brightness: float = 0.0
+    """Mean grey level, 0 to 255."""
     reader: ProvenReader = "pyav"
     label: str | None = None
     caption: str | None = None
@@ -94,9 +112,18 @@ class VideoEntry:
     test: Span | None = None
 
 
+def spacings(fps: float, config: DataConfig) -> tuple[float, ...]:
+    """Seconds dt between frames that clips of a file with mean rate `fps` may have, the first one
+    for evaluation; empty where every asked rate would repeat frames."""
+    rates = config.fps if isinstance(config.fps, tuple) else (config.fps,)
+    strides = config.stride if isinstance(config.stride, tuple) else (config.stride,)
+    slow = [rate or fps for rate in rates if not rate or not fps or rate <= TOO_FAST * fps]
+    return tuple(stride / rate for rate in slow for stride in strides if rate)
+
+
 def frame_spacing(fps: float, config: DataConfig) -> float:
-    """Seconds dt between the frames of a clip cut from a file with mean rate `fps`."""
-    return config.stride / (config.fps or fps)
+    """The first of `spacings`."""
+    return spacings(fps, config)[0]
 
 
 def clip_seconds(fps: float, config: DataConfig) -> float:
@@ -104,12 +131,46 @@ def clip_seconds(fps: float, config: DataConfig) -> float:
     return (config.num_frames - 1) * frame_spacing(fps, config) + 1 / fps
 
 
-def count_windows(span: Span, fps: float, config: DataConfig) -> int:
+def shots(span: Span, cuts: Sequence[float], fps: float) -> list[Span]:
+    """Time stamps of the first and last frame of every shot inside `span`."""
+    inside = [cut for cut in cuts if span[0] < cut <= span[1]]
+    # Frames may come closer than on average before a cut: the cut decides, not the last frame.
+    ends = [*(cut - 1 / fps for cut in inside), span[1]]
+    return [(a, b) for a, b in zip([span[0], *inside], ends, strict=True) if b >= a]
+
+
+def count_windows(span: Span, fps: float, config: DataConfig, cuts: Sequence[float] = ()) -> int:
     """Window starts between the time stamps `span`, equation (1); 0 where none fits."""
-    if fps <= 0:
+    if fps <= 0 or not spacings(fps, config):
         return 0
     reach = (config.num_frames - 1) * frame_spacing(fps, config)
-    return max(math.floor((span[1] - span[0] + 0.5 / fps - reach) * fps) + 1, 0)
+    return sum(_starts(shot, fps, reach) for shot in shots(span, cuts, fps))
+
+
+def place_window(
+    span: Span, fps: float, config: DataConfig, cuts: Sequence[float], number: int
+) -> tuple[float, tuple[float, ...]]:
+    """Start of window `number`, seconds, and the spacings that fit into its shot from there."""
+    reach = (config.num_frames - 1) * frame_spacing(fps, config)
+    for shot in shots(span, cuts, fps):
+        count = _starts(shot, fps, reach)
+        if number < count:
+            start = shot[0] + number / fps
+            room = shot[1] + 0.5 / fps - _margin(fps) - start
+            fitting = [dt for dt in spacings(fps, config) if (config.num_frames - 1) * dt <= room]
+            # The first fits by construction, whatever rounding says.
+            return start, tuple(fitting) or (frame_spacing(fps, config),)
+        number -= count
+    raise DataError(f"There is no window {number} more.", "Report this as a fault of vidiff.")
+
+
+def _starts(shot: Span, fps: float, reach: float) -> int:
+    room = shot[1] - shot[0] + 0.5 / fps - _margin(fps) - reach
+    return max(math.floor(room * fps) + 1, 0)
+
+
+def _margin(fps: float) -> float:
+    return min(2e-3, 0.25 / fps)
 
 
 def cover_size(video: VideoEntry | VideoInfo, size: int) -> tuple[int, int]:
@@ -119,79 +180,63 @@ def cover_size(video: VideoEntry | VideoInfo, size: int) -> tuple[int, int]:
     return max(round(height * scale), size), max(round(width * scale), size)
 
 
-def judge(config: DataConfig, found: Found) -> VideoEntry:
-    entry = VideoEntry(path=found.name, label=found.label)
-    if found.refused:
-        return replace(entry, reason=found.refused, remedy="Remove or rename it.")
-    path = Path(config.root) / found.name
+def judge(
+    config: DataConfig, found: Found, content: str, facts: Facts, caption: str | None
+) -> VideoEntry:
+    """The verdict that follows from the facts about a file, for one configuration."""
+    entry = VideoEntry(path=found.name, label=found.label, caption=caption, sha256=content)
+    entry = replace(entry, **_shown(facts))
     try:
-        info = probe(path)
-        entry = replace(entry, **_facts(info))
-        entry = replace(entry, caption=_read_caption(path), sha256=hash_file(path))
-        _refuse_misfits(info, config)
-        entry = replace(entry, group=entry.sha256)
-        windows = count_windows(entry.span, entry.fps, config)
-        reader = choose_reader(path, info, cover_size(entry, config.size), config.reader)
-    except (DataError, *FOREIGN_ERRORS) as error:
-        cause = getattr(error, "cause", f"{type(error).__name__}: {error}")
-        remedy = getattr(error, "remedy", "Replace or remove the file.")
-        return replace(entry, reason=_about_it(cause, path), remedy=remedy)
-    return replace(entry, usable=True, windows=windows, reader=reader)
+        _refuse_misfits(facts, config)
+    except DataError as error:
+        return replace(entry, reason=error.cause, remedy=error.remedy)
+    cuts = facts.cuts if config.cuts else ()
+    windows = count_windows(facts.span, facts.fps, config, cuts)
+    return replace(entry, usable=True, windows=windows, cuts=cuts, group=content)
 
 
-def _about_it(cause: str, path: Path) -> str:
-    """The cause without the path, which the table shows beside it."""
-    if cause.startswith(f"{path}: "):
-        return cause.removeprefix(f"{path}: ")
-    return cause.replace(f"{path} ", "It ", 1)
+def _shown(facts: Facts) -> dict[str, Any]:
+    shared = {f.name for f in fields(VideoEntry)} & {f.name for f in fields(Facts)}
+    return {name: getattr(facts, name) for name in shared}
 
 
-def _facts(info: VideoInfo) -> dict[str, Any]:
-    names = ("container", "codec", "duration", "fps", "width", "height", "rotation")
-    facts = {name: getattr(info, name) for name in (*names, "pixel_aspect", "vfr")}
-    span = (float(info.pts_seconds[0]), float(info.pts_seconds[-1]))
-    return {**facts, "frames": info.num_frames, "span": span}
-
-
-def _refuse_misfits(info: VideoInfo, config: DataConfig) -> None:
-    if info.promised_frames and info.num_frames + info.hidden_frames < 0.9 * info.promised_frames:
+def _refuse_misfits(facts: Facts, config: DataConfig) -> None:
+    if facts.reason:
+        raise DataError(facts.reason, facts.remedy)
+    width = facts.width * facts.pixel_aspect
+    if max(width / facts.height, facts.height / width) > MAX_ASPECT:
         raise DataError(
-            f"It is cut off: {info.num_frames} of {info.promised_frames} frames are there.",
-            "Download it again, or re-encode the part that is there.",
-        )
-    width = info.width * info.pixel_aspect
-    if max(width / info.height, info.height / width) > MAX_ASPECT:
-        raise DataError(
-            f"Its picture is {width:.0f}x{info.height}, more than {MAX_ASPECT:.0f} times longer "
+            f"Its picture is {width:.0f}x{facts.height}, more than {MAX_ASPECT:.0f} times longer "
             "than wide.",
             "Crop it, or remove it.",
         )
-    if config.fps and info.fps and config.fps > 1.02 * info.fps:
+    if facts.fps and not spacings(facts.fps, config):
         raise DataError(
-            f"It shows {info.fps:.3g} frames a second, fewer than the asked data.fps="
-            f"{config.fps:g}: frames would repeat.",
-            f"Set data.fps={info.fps:.3g} or lower, or remove the file.",
+            f"It shows {facts.fps:.3g} frames a second, fewer than the asked data.fps="
+            f"{_words(config.fps)}: frames would repeat.",
+            f"Set data.fps={facts.fps:.3g} or lower, or remove the file.",
         )
-    span = (float(info.pts_seconds[0]), float(info.pts_seconds[-1]))
-    if not count_windows(span, info.fps, config):
-        needed = clip_seconds(info.fps, config) if info.fps else math.inf
-        raise DataError(
-            f"It lasts {info.duration:.2f} s ({info.num_frames} frames); a clip of "
-            f"{config.num_frames} frames takes {needed:.2f} s.",
-            "Lower data.num_frames or data.stride, raise data.fps, or use a longer video.",
-        )
+    _refuse_short(facts, config)
 
 
-def _read_caption(path: Path) -> str | None:
-    sidecar = path.with_suffix(".txt")
-    if not sidecar.is_file() or sidecar.is_symlink():
-        return None
-    text = sidecar.read_bytes()[: MAX_CAPTION_BYTES + 1]
-    try:
-        if len(text) > MAX_CAPTION_BYTES:
-            raise ValueError(f"more than {MAX_CAPTION_BYTES} bytes")
-        return text.decode().strip() or None
-    except ValueError as error:
+def _refuse_short(facts: Facts, config: DataConfig) -> None:
+    if count_windows(facts.span, facts.fps, config, facts.cuts if config.cuts else ()):
+        return
+    needed = clip_seconds(facts.fps, config) if facts.fps else math.inf
+    if count_windows(facts.span, facts.fps, config):
+        longest = max(b - a for a, b in shots(facts.span, facts.cuts, facts.fps)) + 1 / facts.fps
         raise DataError(
-            f"Its caption {sidecar.name} cannot be read: {error}.", "Save it as UTF-8 text."
-        ) from error
+            f"It is cut into {len(facts.cuts) + 1} shots, the longest of {longest:.2f} s; a clip "
+            f"of {config.num_frames} frames takes {needed:.2f} s.",
+            "Lower data.num_frames or data.stride, raise data.fps, use longer shots, or set "
+            "data.cuts=false to let clips cross cuts.",
+        )
+    raise DataError(
+        f"It lasts {facts.duration:.2f} s ({facts.frames} frames); a clip of "
+        f"{config.num_frames} frames takes {needed:.2f} s.",
+        "Lower data.num_frames or data.stride, raise data.fps, or use a longer video.",
+    )
+
+
+def _words(value: object) -> str:
+    return ",".join(f"{v:g}" for v in value) if isinstance(value, tuple) else f"{value:g}"
