@@ -13,8 +13,8 @@ from vidiff.diffusion import samplers
 from vidiff.diffusion.process import SIGMA_DATA, scalings
 
 SAMPLERS = samplers.SAMPLERS
-DETERMINISTIC = ("euler", "heun", "dpm2m", "ab2")
-ORDERS = {"euler": 1, "heun": 2, "dpm2m": 2, "ab2": 2}
+DETERMINISTIC = ("euler", "heun", "dpm2m", "ab2", "exp2m")
+ORDERS = {"euler": 1, "heun": 2, "dpm2m": 2, "ab2": 2, "exp2m": 2}
 VARIANCES = torch.logspace(-2, math.log10(4), 6).double()
 
 
@@ -147,7 +147,7 @@ def paths(grid: Tensor) -> dict[str, Tensor]:
     return fields | {"shared": samplers.spread(grid, floor, start)}
 
 
-@pytest.mark.parametrize("name", ["heun", "dpm2m", "ab2"])
+@pytest.mark.parametrize("name", ["heun", "dpm2m", "ab2", "exp2m"])
 @pytest.mark.parametrize("path", ["shared", "pyramid", "reversed", "random"])
 def test_every_path_of_the_levels_ends_at_the_same_law(name: str, path: str) -> None:
     cov, top = exact.ar1(8), 40.0

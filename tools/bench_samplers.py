@@ -24,7 +24,7 @@ import exact
 
 from vidiff.diffusion import samplers
 
-DETERMINISTIC = ("euler", "heun", "dpm2m", "ab2")
+DETERMINISTIC = ("euler", "heun", "dpm2m", "ab2", "exp2m")
 
 
 def print_table(title: str, calls: list[int], error: Callable[[str, str, int], float]) -> None:

@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from einops import rearrange
 from jaxtyping import Float, UInt8
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor
 
 from vidiff.diffusion import guidance, samplers
@@ -41,10 +41,35 @@ class SampleConfig(Config):
     """Steps of the schedule."""
     grid: samplers.GridName = "karras"
     """Spacing of the levels."""
-    guidance: float = 1.0
-    """Weight of classifier-free guidance; 1 is none."""
-    interval: tuple[float, float] | None = None
-    """Noise levels between which guidance acts; everywhere by default."""
+    guidance: float = Field(1.0, ge=0, le=100, allow_inf_nan=False)
+    """Weight w of the guidance; 1 is none, 1.5 to 3 are usual."""
+    guide: guidance.Kind = "condition"
+    """Away from what: from no label and no text (`condition`), from a weaker network (`auto`, see
+    `reference`), from given frames seen through noise (`history`), from frames that know nothing
+    of each other (`time`)."""
+    interval: tuple[NonNegativeFloat, PositiveFloat] | None = None
+    """Noise levels between which guidance acts, low and high; everywhere by default."""
+    rescale: float = Field(0.0, ge=0, le=1)
+    """How far guidance gives each frame the spread back that it has without; 0.7 above w = 2."""
+    reference: str | None = None
+    """The weaker network of `auto`: an averaged track of the same checkpoint (`ema-0.100`), an
+    earlier checkpoint of the run (`step-00000400`, or `early` for the first kept), or the folder
+    of another run."""
+    history: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """Noise level at which `history` shows the given frames; sigma_max, nothing, by default."""
+
+    @model_validator(mode="after")
+    def _sensible(self) -> SampleConfig:
+        if self.interval is not None and self.interval[0] >= self.interval[1]:
+            raise ValueError(f"interval is {self.interval}: low must be below high")
+        if "guide" in self.model_fields_set and "guidance" not in self.model_fields_set:
+            raise ValueError(f"guide={self.guide} needs a weight, such as guidance=2")
+        for key, kind in (("reference", "auto"), ("history", "history")):
+            if getattr(self, key) is not None and self.guide != kind:
+                raise ValueError(f"{key} belongs to guide={kind}, not to guide={self.guide}")
+        if self.guide == "auto" and self.reference is None and "guide" in self.model_fields_set:
+            raise ValueError("guide=auto needs a reference, such as reference=ema-0.100")
+        return self
 
 
 @runtime_checkable

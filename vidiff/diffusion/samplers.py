@@ -13,7 +13,13 @@ the way up encodes a clip. In ln sigma (1) becomes
   (3) D at mid-step = D_i + (h_i / 2 h_{i-1}) (D_i - D_{i-1}),   h_i = ln(s_i / s_{i+1})
 
 with (3) making DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095) second order at one call a
-step; the same extrapolation in flow time is Adams-Bashforth. Each frame has its own h.
+step; the same extrapolation in flow time is Adams-Bashforth. Each frame has its own h. D changes
+with ln sigma only where sigma is above the data's scale sd and settles below it; taken as linear
+in tau = ln(sigma + sd) between calls and integrated exactly (after Zhang & Chen 2022, arXiv
+2204.13902), (2) becomes
+
+  (4) y' = (s'/s) y + (1 - s'/s) D_i + I (D_i - D_{i-1}) / (tau_i - tau_{i-1})
+      I = int_{s'/s}^1 tau(s'/v) - tau(s) dv = (1 + s'/sd) (tau' - tau) + (s'/sd) ln(s/s')
 """
 
 from __future__ import annotations
@@ -46,13 +52,13 @@ def karras_grid(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0
 
 
 def log_grid(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
-    """Even steps of ln(1 + s / 0.1 sd) down to 0: even in ln s above a tenth of sd, in s below.
+    """Even steps of ln(1 + 20 s / sd) down to 0: even in ln s above sd / 20, in s below.
 
     Clips have components of every size from sigma_max / 5 down, so every octave down to there
     needs its share of steps; below, only the removal of the last noise is left.
     """
     del sigma_min  # the last step goes straight to 0
-    knee = 0.1 * SIGMA_DATA
+    knee = SIGMA_DATA / 20
     top = math.log1p(sigma_max / knee)
     return knee * torch.linspace(top, 0, steps + 1, dtype=torch.float64).expm1()
 
@@ -120,12 +126,16 @@ def _ratio(s: Tensor, after: Tensor) -> Tensor:
 
 
 def _extrapolate(new: Tensor, old: Tensor | None, step: Tensor, before: Tensor) -> Tensor:
-    """(3), where there was a step before and this one is not too long for it."""
+    """(3), where it may be used."""
     if old is None:
         return new
     ratio = step / before
-    usable = (ratio > 0) & (ratio <= LONGEST)
-    return new + torch.where(usable, 0.5 * ratio, 0.0) * (new - old)
+    return new + torch.where(_usable(ratio), 0.5 * ratio, 0.0) * (new - old)
+
+
+def _usable(ratio: Tensor) -> Tensor:
+    """Where there was a step before, and the new one is not too long for it."""
+    return (ratio > 0) & (ratio <= LONGEST)
 
 
 def _log_step(s: Tensor, after: Tensor) -> Tensor:
@@ -163,6 +173,22 @@ def dpm2m(denoise: Denoiser, y: Tensor, levels: Levels, draw: Draw | None = None
         clean, h, keep = denoise(y, s), _log_step(s, after), _ratio(s, after)
         y = keep * y + (1 - keep) * _extrapolate(clean, old, h, before)
         old, before = clean, h
+    return y
+
+
+def exp2m(denoise: Denoiser, y: Tensor, levels: Levels, draw: Draw | None = None) -> Tensor:
+    """Equation (4): exponential, two-step, second order, one call a step; good to the last step."""
+    old, tau_old = None, None
+    for s, after in pairwise(levels.double()):
+        clean, keep = denoise(y, s.to(y)), _ratio(s, after).to(y)
+        tau, tau_after = (s + SIGMA_DATA).log(), (after + SIGMA_DATA).log()
+        y = keep * y + (1 - keep) * clean
+        if old is not None and tau_old is not None:
+            step, before = tau_after - tau, tau - tau_old
+            share = after / SIGMA_DATA
+            weight = ((1 + share) * step + share * _log_step(s, after)) / before
+            y = y + torch.where(_usable(step / before), weight, 0.0).to(y) * (clean - old)
+        old, tau_old = clean, tau
     return y
 
 
@@ -213,8 +239,9 @@ def sde2m(
     return y
 
 
-Name = Literal["dpm2m", "heun", "euler", "ab2", "churn", "sde2m"]
+Name = Literal["exp2m", "dpm2m", "heun", "euler", "ab2", "churn", "sde2m"]
 SAMPLERS: dict[str, Callable[..., Tensor]] = {
+    "exp2m": exp2m,
     "dpm2m": dpm2m,
     "heun": heun,
     "euler": euler,
