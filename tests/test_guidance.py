@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vidiff.diffusion import samplers
-from vidiff.diffusion.guidance import Pair, apart, guide, raise_history, stacked
+from vidiff.diffusion.guidance import Pair, apart, guide, raise_history
 from vidiff.diffusion.process import Denoiser
 
 MEANS = torch.tensor([[-2.0, 0.0], [1.0, 1.5], [2.0, -1.0]], dtype=torch.float64)

@@ -55,6 +55,7 @@ class VideoDiffusion:
 
     Attributes:
         weights_hash, data_digest: SHA-256 of the weights that `load` chose, and of the clips.
+        find_reference: loads what the name of a reference means beside its checkpoint (saved.py).
         data, seed: how its training clips were cut and split, so that the same are held out again.
     """
 
@@ -73,6 +74,7 @@ class VideoDiffusion:
         self.process = process or ProcessConfig()
         self.tasks = tasks or TaskConfig()
         self.weights_hash = self.data_digest = ""
+        self.find_reference: Callable[[str], VideoDiffusion] | None = None
         self.data: DataConfig | None = None
         self.seed = 0
 
@@ -154,12 +156,12 @@ class VideoDiffusion:
         ratio = (dt / self.calibration.dt).to(self.device, torch.float32)
         return {"dt": ratio, "label": None if label is None else label.to(self.device)}
 
-    def denoiser(self, condition: Condition) -> Denoiser:
+    def denoiser(self, condition: Condition, image_mode: bool = False) -> Denoiser:
         """`denoise(noisy, sigma) -> clean` under a condition, guided by nothing."""
         dt = condition.dt
         if dt is None:
             dt = torch.full((len(condition),), self.calibration.dt)
-        extra = self._conditions(dt, condition.label)
+        extra = self._conditions(dt, condition.label) | {"image_mode": image_mode}
 
         def denoise(noisy: Tensor, sigma: Tensor) -> Tensor:
             return self._ask(self.network, noisy, sigma, extra)[0]
@@ -174,6 +176,7 @@ class VideoDiffusion:
         config: SampleConfig | None = None,
         progress: Callable[[int, int], None] | None = None,
         chunk: int = 8,
+        reference: VideoDiffusion | None = None,
     ) -> UInt8[Tensor, "b t h w c"]:
         """New clips, one for each seed; clip i is a function of its seed and its condition alone.
 
@@ -182,14 +185,31 @@ class VideoDiffusion:
             seeds: one a clip.
             config: sampler, steps, guidance.
             progress: called with (denoiser calls done, calls in all).
-            chunk: clips sampled together.
+            chunk: clips sampled together on a GPU. On a CPU each is sampled alone: as fast, and
+                bit for bit the same beside any others.
+            reference: the weaker model of autoguidance; by default the one that the config names.
 
         Raises:
-            RequestError: rows of the condition and seeds do not match.
+            RequestError: rows of the condition and seeds do not match, or the guidance has
+                nothing to guide by.
             NumbersError: the clips came out non-finite.
         """
-        self.network.eval()
-        return sampling.sample(self, condition, seeds, config, progress, chunk)
+        config = config or SampleConfig()
+        if reference is None and config.reference is not None:
+            reference = self._reference(config.reference)
+        for model in (self, reference):
+            if model is not None:
+                model.network.eval()
+        return sampling.sample(self, condition, seeds, config, progress, chunk, reference)
+
+    def _reference(self, name: str) -> VideoDiffusion:
+        if self.find_reference is None:
+            raise RequestError(
+                f"reference={name} is looked for beside the checkpoint of the model, and this "
+                "model was not loaded from one.",
+                "Give a loaded model as `reference`.",
+            )
+        return self.find_reference(name)
 
 
 def build(

@@ -7,20 +7,23 @@ frames = to_frames(y), given content back in its place bit for bit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from typing import Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
 from jaxtyping import Float, UInt8
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
-from vidiff.diffusion import guidance, samplers
+from vidiff.diffusion import samplers
 from vidiff.diffusion.calibration import Calibration
+from vidiff.diffusion.guidance import Kind, apart, raise_history, stacked
+from vidiff.diffusion.guidance import guide as guide_denoiser
 from vidiff.diffusion.process import Denoiser
-from vidiff.errors import RequestError
+from vidiff.errors import NumbersError, RequestError
 from vidiff.records import Condition, draw_normal
 from vidiff.runs.config import Config
 from vidiff.tasks import generate
@@ -38,12 +41,12 @@ class SampleConfig(Config):
     sampler: samplers.Name = "dpm2m"
     """Solver; `dpm2m` is best at 10 to 30 steps, `heun` above."""
     steps: int = Field(24, ge=1, le=10_000)
-    """Steps of the schedule."""
+    """Steps of the schedule, the one from infinite noise among them."""
     grid: samplers.GridName = "karras"
     """Spacing of the levels."""
     guidance: float = Field(1.0, ge=0, le=100, allow_inf_nan=False)
     """Weight w of the guidance; 1 is none, 1.5 to 3 are usual."""
-    guide: guidance.Kind = "condition"
+    guide: Kind = "condition"
     """Away from what: from no label and no text (`condition`), from a weaker network (`auto`, see
     `reference`), from given frames seen through noise (`history`), from frames that know nothing
     of each other (`time`)."""
@@ -76,6 +79,7 @@ class SampleConfig(Config):
 class Model(Protocol):
     """What sampling asks of a model (pipeline.py)."""
 
+    network: nn.Module
     calibration: Calibration
     num_frames: int
     size: int
@@ -87,7 +91,7 @@ class Model(Protocol):
 
     def to_frames(self, x: Float[Tensor, "b c t h w"]) -> UInt8[Tensor, "b t h w c"]: ...
 
-    def denoiser(self, condition: Condition) -> Denoiser: ...
+    def denoiser(self, condition: Condition, image_mode: bool = False) -> Denoiser: ...
 
 
 def sample(
@@ -97,15 +101,21 @@ def sample(
     config: SampleConfig | None = None,
     progress: Progress | None = None,
     chunk: int = CHUNK,
+    reference: Model | None = None,
 ) -> UInt8[Tensor, "b t h w c"]:
     """One clip for each seed; see `VideoDiffusion.sample`.
 
     Raises:
-        RequestError: rows of the condition and seeds do not match.
+        RequestError: rows of the condition and seeds do not match, or the guidance has nothing to
+            guide by.
     """
     config, seeds = config or SampleConfig(), list(seeds)
-    condition = condition or generate(len(seeds), model.num_frames)
-    condition = _repeat(condition, len(seeds))
+    condition = _repeat(condition or generate(len(seeds), model.num_frames), len(seeds))
+    if condition.dt is None:
+        condition = replace(condition, dt=torch.full((len(seeds),), model.calibration.dt))
+    require_guide(model, condition, config, reference)
+    if model.device.type == "cpu":
+        chunk = 1  # as fast as many, and no bit depends on how many
     parts = []
     pieces = range(0, len(seeds), chunk)
     for done, i in enumerate(pieces):
@@ -115,57 +125,174 @@ def sample(
             if progress:
                 progress(done * calls + call, len(pieces) * calls)
 
-        parts.append(_sample_chunk(model, _rows(condition, rows), seeds[rows], config, tell))
+        job = Job(model, _rows(condition, rows), seeds[rows], config, reference)
+        parts.append(_to_frames(job, walk(job, tell)))
     return torch.cat(parts)
 
 
-def _sample_chunk(
-    model: Model, condition: Condition, seeds: list[int], config: SampleConfig, progress: Progress
-) -> UInt8[Tensor, "b t h w c"]:
-    c, device = model.calibration, model.device
+@dataclass(frozen=True)
+class Job:
+    """What one chunk of clips is made from."""
+
+    model: Model
+    condition: Condition
+    seeds: list[int]
+    config: SampleConfig
+    reference: Model | None
+
+    def noise(self, purpose: str, step: int = 0) -> Float[Tensor, "b c t h w"]:
+        """Standard normal noise like the clips, row i a function of its seed alone."""
+        model = self.model
+        frames = self.condition.floor.shape[2]
+        shape = (len(model.calibration.mean), frames, model.size, model.size)
+        return draw_normal(step, self.seeds, purpose, shape).to(model.device)
+
+
+def walk(job: Job, progress: Progress) -> Float[Tensor, "b c t h w"]:
+    """The clips of one chunk in model range, given content at its small noise."""
+    model, config, device = job.model, job.config, job.model.device
+    c, condition = model.calibration, job.condition
     floor, start = condition.floor.to(device), condition.start.to(device)
-    shape = (len(c.mean), floor.shape[2], model.size, model.size)
-    y = draw_normal(0, seeds, "sample", shape).to(device)
-    moving = start[start > floor]
-    top = min(c.sigma_max, float(moving.max())) if len(moving) else c.sigma_max
-    grid = samplers.GRIDS[config.grid](config.steps, c.sigma_min, top)
+    free = torch.isinf(start)
+    enters = bool(free.any()) and config.steps > 1
+    top = c.sigma_max / 2 if enters else min(c.sigma_max, float(start[start > floor].max()))
+    grid = samplers.GRIDS[config.grid](config.steps - enters, c.sigma_min, top)
     levels = samplers.spread(grid, floor, start, condition.lag)
-    y = y * levels[0]
+    y = job.noise("sample") * levels[0]
     if condition.known is not None:
-        known = model.to_model(condition.known)
-        y = y + torch.where(torch.isfinite(start), known, 0.0)
-    calls = samplers.count_calls(config.sampler, len(levels) - 1)
-    denoise = _counted(_guided(model, condition, config), calls, progress)
+        y = y + torch.where(free, 0.0, model.to_model(condition.known))
+    calls = enters + samplers.count_calls(config.sampler, len(levels) - 1)
+    denoise = _counted(_guided(job), calls, progress)
+    if enters:
+        y = samplers.enter(denoise, y, levels[0], free)
+    return samplers.SAMPLERS[config.sampler](
+        denoise, y, levels, lambda step: job.noise("sample", step + 1)
+    )
 
-    def fresh(step: int) -> Tensor:
-        return draw_normal(step + 1, seeds, "sample", shape).to(device)
 
-    y = samplers.SAMPLERS[config.sampler](denoise, y, levels, fresh)
-    frames = model.to_frames(y)
+def _to_frames(job: Job, y: Float[Tensor, "b c t h w"]) -> UInt8[Tensor, "b t h w c"]:
+    if not bool(torch.isfinite(y).all()):
+        bad = [s for s, row in zip(job.seeds, y, strict=True) if not bool(row.isfinite().all())]
+        raise NumbersError(
+            f"The clips of the seeds {bad} came out non-finite.",
+            "Use less guidance or more steps; if plain sampling does it too, the weights are bad.",
+        )
+    frames, condition = job.model.to_frames(y), job.condition
     if condition.known is None:
         return frames
     held = rearrange(condition.held, "b 1 t h w -> b t h w 1")
     return torch.where(held, condition.known, frames)
 
 
-def _guided(model: Model, condition: Condition, config: SampleConfig) -> Denoiser:
+def require_guide(
+    model: Model, condition: Condition, config: SampleConfig, reference: Model | None
+) -> None:
+    """Refuse guidance that has nothing to guide by.
+
+    Raises:
+        RequestError: with what is missing.
+    """
+    if config.guidance == 1:
+        return
+    asked = f"guidance={config.guidance:g} with guide={config.guide}"
+    match config.guide:
+        case "condition" if condition.label is None and condition.text is None:
+            raise RequestError(
+                f"{asked} needs a class or a text to guide towards.",
+                "Name one, or use guide=auto or guide=time, which need none.",
+            )
+        case "history" if not bool(condition.held.any()):
+            raise RequestError(
+                f"{asked} needs given frames; this task gives none.",
+                "Use a task with an input, such as predict, or guide=time.",
+            )
+        case "time" if not getattr(model.network.config, "temporal", True):
+            raise RequestError(
+                f"{asked} leaves out temporal layers; this network has none.", "Use guide=auto."
+            )
+        case "auto" if reference is None:
+            raise RequestError(
+                f"{asked} needs a weaker network.",
+                "Set reference to an averaged track such as ema-0.100, a checkpoint or a run.",
+            )
+        case "auto" if reference is not None:
+            _require_alike(model, reference)
+
+
+def _require_alike(model: Model, reference: Model) -> None:
+    ours, theirs = model.calibration, reference.calibration
+    ratio = [a / b for a, b in zip(ours.std, theirs.std, strict=False)]
+    if model.size != reference.size or len(ours.std) != len(theirs.std):
+        raise RequestError(
+            f"The reference makes {len(theirs.std)}-channel clips of {reference.size} px, the "
+            f"model {len(ours.std)}-channel clips of {model.size} px.",
+            "Use a reference that was trained on clips of the same size.",
+        )
+    if max(ratio) > 1.05 * min(ratio):
+        raise RequestError(
+            f"The colours of the reference's clips (std {theirs.std}) are not those of the "
+            f"model's (std {ours.std}), so their noise differs between channels.",
+            "Use a reference that was trained on the same clips.",
+        )
+
+
+def _guided(job: Job) -> Denoiser:
+    model, condition, config = job.model, job.condition, job.config
     denoise = model.denoiser(condition)
     if config.guidance == 1:
         return denoise
-    if condition.label is None:
-        raise RequestError(
-            f"guidance={config.guidance:g} needs a class or a text to guide towards.",
-            "Train with model.classes set, or sample with guidance 1.",
-        )
-    interval = config.interval or (0.0, float("inf"))
-    blank = replace(condition, label=torch.full_like(condition.label, -1), text=None)
-    return guidance.guide(denoise, model.denoiser(blank), config.guidance, interval)
+    match config.guide:
+        case "condition":
+            pair = stacked(model.denoiser(_join(condition, _blank(condition))))
+        case "history":
+            level = config.history or model.calibration.sigma_max
+            view = raise_history(condition.held.to(model.device), job.noise("history"), level)
+            pair = stacked(model.denoiser(_join(condition, condition)), view)
+        case "time":
+            pair = apart(denoise, model.denoiser(condition, image_mode=True))
+        case "auto":
+            assert job.reference is not None
+            pair = apart(denoise, _translated(model, job.reference, condition))
+    interval = config.interval or (0.0, math.inf)
+    return guide_denoiser(denoise, pair, config.guidance, interval, config.rescale)
+
+
+def _translated(model: Model, reference: Model, condition: Condition) -> Denoiser:
+    """The reference's denoiser, asked and answering in the units of the model's calibration."""
+    denoise, ours, theirs = reference.denoiser(condition), model.calibration, reference.calibration
+    if (ours.mean, ours.std) == (theirs.mean, theirs.std):
+        return denoise
+    ratio = sum(a / b for a, b in zip(ours.std, theirs.std, strict=True)) / len(ours.std)
+
+    def translated(noisy: Tensor, sigma: Tensor) -> Tensor:
+        clean = denoise(theirs.scale(ours.unscale(noisy)), sigma * ratio)
+        return ours.scale(theirs.unscale(clean))
+
+    return translated
+
+
+def _blank(condition: Condition) -> Condition:
+    """Without a class and without a text."""
+    label = None if condition.label is None else torch.full_like(condition.label, -1)
+    text = None if condition.text is None else torch.zeros_like(condition.text)
+    return replace(condition, label=label, text=text)
+
+
+def _each(condition: Condition, change: Callable[[Tensor], Tensor]) -> Condition:
+    """`change` applied to every field that has one row for each clip."""
+    values = {f.name: getattr(condition, f.name) for f in fields(condition) if f.name != "lag"}
+    return replace(condition, **{n: change(v) for n, v in values.items() if v is not None})
 
 
 def _rows(condition: Condition, rows: slice) -> Condition:
-    names = ("floor", "start", "known", "weight", "dt", "label", "text")
-    cut = {n: getattr(condition, n) for n in names}
-    return replace(condition, **{n: v[rows] for n, v in cut.items() if v is not None})
+    return _each(condition, lambda x: x[rows])
+
+
+def _join(first: Condition, second: Condition) -> Condition:
+    """The rows of both."""
+    names = [f.name for f in fields(first) if f.name != "lag"]
+    pairs = {n: (getattr(first, n), getattr(second, n)) for n in names}
+    return replace(first, **{n: torch.cat(p) for n, p in pairs.items() if p[0] is not None})
 
 
 def _repeat(condition: Condition, count: int) -> Condition:
@@ -176,12 +303,7 @@ def _repeat(condition: Condition, count: int) -> Condition:
             f"The task has {len(condition)} clips and {count} seeds; they must be as many.",
             "Give one seed a clip, or a task of one clip for all seeds.",
         )
-    names = ("floor", "start", "known", "weight", "dt", "label", "text")
-    rows = {n: getattr(condition, n) for n in names}
-    return replace(
-        condition,
-        **{n: v.repeat(count, *[1] * (v.ndim - 1)) for n, v in rows.items() if v is not None},
-    )
+    return _each(condition, lambda x: x.repeat(count, *[1] * (x.ndim - 1)))
 
 
 def _counted(denoise: Denoiser, calls: int, progress: Progress) -> Denoiser:

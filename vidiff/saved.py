@@ -7,6 +7,7 @@ export, made to be shared (`config.json`, `model.safetensors`, a model card).
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,38 @@ def load(run: str | Path, weights: str = "ema") -> VideoDiffusion:
     model = rebuild(state["pipeline"], tensors["model"] | tensors[chosen])
     model.data_digest = state["data"]
     model.weights_hash = checkpoint.weights_hash(tensors[chosen])
+    model.find_reference = partial(find_reference, folder)
     return model
+
+
+def find_reference(own: Path, name: str) -> VideoDiffusion:
+    """The weaker model of autoguidance.
+
+    Args:
+        own: the checkpoint of the model that is guided.
+        name: `early`, the first checkpoint kept of the same run; another checkpoint of it
+            (`step-00000400`); another averaged track of the same checkpoint (`ema-0.100`); or the
+            folder of another run.
+
+    Raises:
+        RequestError: there is nothing of that name, or it is the model itself.
+    """
+    others = sorted(p.parent.name for p in own.parent.glob("step-*/manifest.json"))
+    others = [step for step in others if step != own.name]
+    if name == "early" and others and others[0] < own.name:
+        return load(own.parent / others[0])
+    if name in others:
+        return load(own.parent / name)
+    if name in weights_in(own):
+        return load(own, name)
+    if Path(name).is_dir():
+        return load(name)
+    early = ["early"] if others and others[0] < own.name else []
+    raise RequestError(
+        f"There is no reference {name!r} for {own}.",
+        f"There are: {', '.join([*early, *others, *weights_in(own)])}, or the folder of another "
+        "run.",
+    )
 
 
 def rebuild(parts: dict[str, Any], tensors: dict[str, Any]) -> VideoDiffusion:

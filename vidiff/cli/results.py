@@ -14,12 +14,15 @@ def register(commands: Commands) -> None:
     """Declare these commands."""
     sample = commands.add("sample", _sample, "make clips with a trained model")
     sample.add_argument("run", help="run folder or checkpoint folder")
+    sample.add_argument(
+        "words", nargs="*", metavar="key=value", help="how: guide=auto reference=early, ..."
+    )
     sample.add_argument("--out", default="samples", help="folder for the clips")
     sample.add_argument("--task", default="generate", help="generate, image-to-video, predict, ...")
     sample.add_argument("--seeds", default="0", help="such as 0-7 (default: 0)")
     sample.add_argument("--steps", type=int, help="steps of the sampler (default: 24)")
-    sample.add_argument("--sampler", help="dpm2m, heun, euler, ab2, churn or sde2m")
-    sample.add_argument("--guidance", type=float, help="weight of classifier-free guidance")
+    sample.add_argument("--sampler", help="exp2m, dpm2m, heun, euler, ab2, churn or sde2m")
+    sample.add_argument("--guidance", type=float, help="weight of the guidance; 1 is none")
     sample.add_argument("--weights", default="ema", help="ema, model, or a track's name")
     sample.add_argument("--image", help="picture, for image-to-video")
     sample.add_argument("--clip", help="video, for tasks that start from one")
@@ -59,17 +62,16 @@ def register(commands: Commands) -> None:
 
 def _sample(args: argparse.Namespace) -> int:
     from vidiff.generation import Publishing, Request, check_task, generate, parse_seeds
-    from vidiff.runs.config import make_config
+    from vidiff.runs.config import load_config, make_config
     from vidiff.sampling import SampleConfig
 
     own = ("steps", "sampler", "guidance")
-    given = {k: getattr(args, k) for k in own if getattr(args, k) is not None}
+    words = [f"{k}={getattr(args, k)}" for k in own if getattr(args, k) is not None]
+    how = load_config(SampleConfig, None, [*words, *args.words])
     names = ("task", "image", "clip", "mask", "keep", "frames", "factor", "strength", "codec",
              "gif", "webp", "png", "measure")  # fmt: skip
     rest = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
-    request = make_config(
-        Request, seeds=parse_seeds(args.seeds), sample=make_config(SampleConfig, **given), **rest
-    )
+    request = make_config(Request, seeds=parse_seeds(args.seeds), sample=how, **rest)
     check_task(request)
     if bool(args.sign) != bool(args.key):
         raise RequestError(

@@ -95,7 +95,7 @@ def stacked(both: Denoiser, view: View | None = None) -> Pair:
 
 
 def raise_history(
-    held: Bool[Tensor, "b 1 t h w"], noise: Float[Tensor, "b c t h w"], level: float
+    held: Bool[Tensor, "b 1 t #h #w"], noise: Float[Tensor, "b c t h w"], level: float
 ) -> View:
     """The reference of history guidance: held frames seen through noise at `level`, or their own.
 

@@ -20,6 +20,13 @@ in tau = ln(sigma + sd) between calls and integrated exactly (after Zhang & Chen
 
   (4) y' = (s'/s) y + (1 - s'/s) D_i + I (D_i - D_{i-1}) / (tau_i - tau_{i-1})
       I = int_{s'/s}^1 tau(s'/v) - tau(s) dv = (1 + s'/sd) (tau' - tau) + (s'/sd) ln(s/s')
+The way down starts at infinite noise, where every law is N(0, sigma^2 I) exactly. With u = 1/sigma
+(1) is d(y / sigma) / du = D, and y / sigma = n at u = 0; the midpoint rule for the first step is
+
+  (5) y = sigma n + D(2 sigma n; 2 sigma)
+
+which brings the mean clip and the largest components along: on a component of variance l the sd
+is right to (l / 4 sigma^2)^3, where a start from sigma n would lose l / 2 sigma^2 of it.
 """
 
 from __future__ import annotations
@@ -30,7 +37,7 @@ from itertools import pairwise
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vidiff.diffusion.process import SIGMA_DATA, Denoiser
@@ -118,6 +125,17 @@ def spread(
         columns = torch.cat([falling, grid[-1:, None].expand(1, t)])
     field = columns[:, None, None, :, None, None].to(floor)
     return torch.minimum(torch.maximum(field, floor), start)
+
+
+def enter(
+    denoise: Denoiser,
+    y: Float[Tensor, "b c t h w"],
+    level: Float[Tensor, "b 1 t #h #w"],
+    free: Bool[Tensor, "b 1 t #h #w"],
+) -> Float[Tensor, "b c t h w"]:
+    """Equation (5) where `free`: pure noise at `level` becomes the noisy clips there. One call."""
+    seen, told = torch.where(free, 2 * y, y), torch.where(free, 2 * level, level)
+    return torch.where(free, y + denoise(seen, told), y)
 
 
 def _ratio(s: Tensor, after: Tensor) -> Tensor:
