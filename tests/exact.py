@@ -137,17 +137,22 @@ class EndPoints:
         return float(difference.square().mean().sqrt()) / SIGMA_DATA
 
     def _solve(self, sampler: str, grid: str, steps: int) -> Tensor:
-        levels = together(samplers.GRIDS[grid](steps, self.sigma_min, self.sigma_max))
+        levels = together(grid_of(grid, steps, self.sigma_min, self.sigma_max))
         return samplers.SAMPLERS[sampler](self.denoise, self.noise * levels[0], levels)
 
 
 def spectrum_error(sampler: str, grid: str, calls: int, sigma_max: float) -> Float[Tensor, "k"]:
     """Relative error of the sd of Gaussian components, the largest sigma_max / 5, the least 0.1."""
     sd = torch.logspace(-1, torch.tensor(sigma_max / 5).log10().item(), 9).double()
-    levels = together(samplers.GRIDS[grid](_steps(sampler, calls), 0.01, sigma_max))
+    levels = together(grid_of(grid, _steps(sampler, calls), 0.01, sigma_max))
     start = torch.full((1, 1, 9, 1, 1), float(levels[0].max()), dtype=torch.float64)
     end = samplers.SAMPLERS[sampler](gaussian(sd.square().diag()), start, levels).flatten()
     return end / (sigma_max * sd / (sd.square() + sigma_max**2).sqrt()) - 1
+
+
+def grid_of(name: str, steps: int, sigma_min: float, sigma_max: float) -> Float[Tensor, "k"]:
+    """A grid of levels, those of training around the scale of the data."""
+    return samplers.make_grid(name, steps, sigma_min, sigma_max, -0.4, 1.6)
 
 
 def _steps(sampler: str, calls: int) -> int:

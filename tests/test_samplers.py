@@ -190,13 +190,22 @@ def test_frames_that_stand_still_keep_every_bit(name: str) -> None:
 
 
 @pytest.mark.parametrize("grid", samplers.GRIDS)
-@pytest.mark.parametrize("steps", [1, 2, 3, 24])
+@pytest.mark.parametrize("steps", [1, 2, 3, 24, 500])
 def test_grids_fall_from_the_top_to_zero(grid: str, steps: int) -> None:
-    levels = samplers.GRIDS[grid](steps, 0.01, 155.0)
+    levels = exact.grid_of(grid, steps, 0.01, 155.0)
     assert len(levels) == steps + 1
     assert float(levels[0]) == pytest.approx(155)
     assert float(levels[-1]) == 0
     assert bool((levels.diff() < 0).all())
+    assert steps == 1 or float(levels[-2]) > 0.01 - 1e-9
+
+
+def test_the_quantile_grid_follows_the_levels_of_training() -> None:
+    for mean in (-1.0, 0.5):
+        levels = samplers.make_grid("quantile", 41, 0.001, 1000.0, mean, 1.2)
+        assert float(levels[20].log()) == pytest.approx(mean, abs=0.02)
+        middle = (levels[5:36].log() - mean).abs() < 1.2
+        assert float(middle.double().mean()) > 0.8
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -217,13 +226,13 @@ def test_ten_and_twenty_calls_come_close_to_the_exact_end_points() -> None:
     problem = exact.EndPoints(clips=64, reference_steps=500)
     assert problem.error("ab2", "flow", 10) <= 0.05
     assert problem.error("ab2", "flow", 20) <= 0.015
-    assert problem.error("dpm2m", "log", 10) <= 0.05
-    assert problem.error("dpm2m", "log", 20) < 0.7 * problem.error("dpm2m", "karras", 20)
+    assert problem.error("exp2m", "log", 10) <= 0.05
+    assert problem.error("exp2m", "log", 20) <= 0.015
 
 
 def test_the_log_grid_keeps_the_brightness_that_even_flow_time_loses() -> None:
-    log, flow = (exact.spectrum_error("dpm2m", grid, 24, 155) for grid in ("log", "flow"))
-    assert float(log.abs().max()) < 0.04
+    log, flow = (exact.spectrum_error("exp2m", grid, 24, 155) for grid in ("log", "flow"))
+    assert float(log.abs().max()) < 0.02
     assert float(flow.min()) < -0.3
 
 

@@ -33,6 +33,7 @@ class Exact:
 
     calibration = CALIBRATION
     device = torch.device("cpu")
+    level_law = (-0.5, 1.4)
 
     def __init__(self, cov: Tensor, means: dict[int, Tensor], frames: int, size: int) -> None:
         self.cov, self.means, self.num_frames, self.size = cov, means, frames, size

@@ -10,7 +10,7 @@ Two exact denoisers, so that all error is the solver's:
                (brightness moves all pixels of a clip together); largest relative error of an sd.
 
 and, with `--run`, a trained model from the same noise: root mean square difference, over the data's
-sd, to what 200 calls of Heun on even steps of ln sigma give; with `--data` also the motion distance
+sd, to what 200 calls of Heun on Karras levels give; with `--data` also the motion distance
 of as many clips to real ones.
 """
 
@@ -63,7 +63,7 @@ class Trained:
     def __init__(self, model: VideoDiffusion, clips: int) -> None:
         self.model, self.clips = model, clips
         self.made: dict[tuple[str, str, int], Tensor] = {}
-        self.reference = self.sample("heun", "log", 200)
+        self.reference = self.sample("heun", "karras", 200)
 
     def sample(self, sampler: str, grid: str, calls: int) -> Tensor:
         """In model range."""
@@ -109,7 +109,7 @@ def bench_run(args: argparse.Namespace) -> None:
         return kernel_distance(motion_histograms(made), histograms)
 
     print_table(f"Motion distance to {len(real)} real clips", args.calls, motion, pairs)
-    print(f"of the reference: {motion('heun', 'log', 200):.1f}")
+    print(f"of the reference: {motion('heun', 'karras', 200):.1f}")
 
 
 def main() -> None:

@@ -88,6 +88,12 @@ class VideoDiffusion:
         """Frames a second of the clips it was trained on."""
         return 1 / self.calibration.dt
 
+    @property
+    def level_law(self) -> tuple[float, float]:
+        """Mean and sd of ln sigma in training."""
+        p = self.process
+        return self.calibration.p_mean if p.p_mean is None else p.p_mean, p.p_std
+
     def to_model(self, frames: UInt8[Tensor, "b t h w c"]) -> Float[Tensor, "b c t h w"]:
         """Bytes to model range: zero mean and sd 0.5 in each channel of the training clips."""
         x = to_unit(frames.to(self.device))
@@ -100,9 +106,8 @@ class VideoDiffusion:
 
     def levels(self, quantiles: Tensor) -> Tensor:
         """Training levels at uniform quantiles."""
-        c, p = self.calibration, self.process
-        mean = c.p_mean if p.p_mean is None else p.p_mean
-        return process.draw_levels(quantiles, mean, p.p_std, p.tail, c.sigma_min, c.sigma_max)
+        c, (mean, sd) = self.calibration, self.level_law
+        return process.draw_levels(quantiles, mean, sd, self.process.tail, c.sigma_min, c.sigma_max)
 
     def _ask(
         self, network: nn.Module, noisy: Tensor, sigma: Tensor, condition: dict[str, Any]

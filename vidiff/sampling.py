@@ -87,6 +87,9 @@ class Model(Protocol):
     @property
     def device(self) -> torch.device: ...
 
+    @property
+    def level_law(self) -> tuple[float, float]: ...
+
     def to_model(self, frames: UInt8[Tensor, "b t h w c"]) -> Float[Tensor, "b c t h w"]: ...
 
     def to_frames(self, x: Float[Tensor, "b c t h w"]) -> UInt8[Tensor, "b t h w c"]: ...
@@ -156,7 +159,9 @@ def walk(job: Job, progress: Progress) -> Float[Tensor, "b c t h w"]:
     free = torch.isinf(start)
     enters = bool(free.any()) and config.steps > 1
     top = c.sigma_max / 2 if enters else min(c.sigma_max, float(start[start > floor].max()))
-    grid = samplers.GRIDS[config.grid](config.steps - enters, c.sigma_min, top)
+    grid = samplers.make_grid(
+        config.grid, config.steps - enters, c.sigma_min, top, *model.level_law
+    )
     levels = samplers.spread(grid, floor, start, condition.lag)
     y = job.noise("sample") * levels[0]
     if condition.known is not None:

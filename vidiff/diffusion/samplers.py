@@ -50,12 +50,14 @@ LONGEST = 3.0
 """Steps this many times longer than the one before are first order: (3) would reach too far. It
 happens at the last step to 0, and where a frame that follows with a lag sets out in mid-step."""
 
+_ZERO = torch.zeros(1, dtype=torch.float64)
+
 
 def karras_grid(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
     """`steps` levels, evenly spaced in sigma^(1/rho), and a final 0."""
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
     lo, hi = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
-    return torch.cat([(hi + ramp * (lo - hi)) ** rho, torch.zeros(1, dtype=torch.float64)])
+    return torch.cat([(hi + ramp * (lo - hi)) ** rho, _ZERO])
 
 
 def log_grid(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
@@ -64,22 +66,25 @@ def log_grid(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
     Clips have components of every size from sigma_max / 5 down, so every octave down to there
     needs its share of steps; below, only the removal of the last noise is left.
     """
-    del sigma_min  # the last step goes straight to 0
     knee = SIGMA_DATA / 20
-    top = math.log1p(sigma_max / knee)
-    return knee * torch.linspace(top, 0, steps + 1, dtype=torch.float64).expm1()
+    return knee * _even(steps, math.log1p(sigma_min / knee), math.log1p(sigma_max / knee)).expm1()
 
 
 def flow_grid(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
     """Even steps of the flow time s / (s + sd) from its largest value to 0."""
-    del sigma_min  # the last step goes straight to 0
-    top = sigma_max / (sigma_max + SIGMA_DATA)
-    time = torch.linspace(top, 0, steps + 1, dtype=torch.float64)
+    time = _even(steps, *(s / (s + SIGMA_DATA) for s in (sigma_min, sigma_max)))
     return SIGMA_DATA * time / (1 - time)
 
 
+def _even(steps: int, low: float, top: float) -> Tensor:
+    """Even steps from `top` to 0, but none between `low` and 0: no network was trained there."""
+    if top / steps >= low:
+        return torch.linspace(top, 0, steps + 1, dtype=torch.float64)
+    return torch.cat([torch.linspace(top, low, steps, dtype=torch.float64), _ZERO])
+
+
 def quantile_grid(
-    steps: int, sigma_min: float, sigma_max: float, p_mean: float = -0.4, p_std: float = 1.6
+    steps: int, sigma_min: float, sigma_max: float, p_mean: float, p_std: float
 ) -> Tensor:
     """Quantiles of the training levels between the two ends, and a final 0."""
     lo, hi = (
@@ -89,16 +94,28 @@ def quantile_grid(
     q = torch.linspace(hi, lo, steps, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
     inner = (p_mean + p_std * torch.special.ndtri(q)).exp()
     inner[-1], inner[0] = sigma_min, sigma_max  # in this order: one step starts at the top
-    return torch.cat([inner, torch.zeros(1, dtype=torch.float64)])
+    return torch.cat([inner, _ZERO])
 
 
 GridName = Literal["log", "karras", "flow", "quantile"]
-GRIDS: dict[str, Callable[[int, float, float], Tensor]] = {
+GRIDS: dict[str, Callable[..., Tensor]] = {
     "log": log_grid,
     "karras": karras_grid,
     "flow": flow_grid,
     "quantile": quantile_grid,
 }
+
+
+def make_grid(
+    name: str, steps: int, sigma_min: float, sigma_max: float, p_mean: float, p_std: float
+) -> Float[Tensor, "k"]:
+    """The grid of that name: `steps` levels from `sigma_max` on, none below `sigma_min`, and 0.
+
+    Args:
+        p_mean, p_std: mean and sd of ln sigma in training.
+    """
+    law = (p_mean, p_std) if name == "quantile" else ()
+    return GRIDS[name](steps, sigma_min, sigma_max, *law)
 
 
 def spread(
