@@ -14,13 +14,12 @@ from disks import flip, leftovers, publish, seed_inside, weights
 
 from vidiff.errors import RequestError, VidiffError
 from vidiff.runs.checkpoint import (
-    flatten_optimizer,
     latest,
     load,
     save,
-    unflatten_optimizer,
     weights_hash,
 )
+from vidiff.runs.values import flatten_optimizer, unflatten_optimizer
 
 
 def test_a_checkpoint_comes_back_bit_for_bit(tmp_path: Path) -> None:
@@ -78,7 +77,7 @@ def test_only_the_wanted_files_are_read(tmp_path: Path) -> None:
     flip(path / "optim.safetensors", 100)
     tensors, _ = load(path, only=["ema"])
     assert list(tensors) == ["ema"]
-    with pytest.raises(RequestError, match=r"holds no ema_9\.safetensors"):
+    with pytest.raises(RequestError, match=r"holds no ema_9"):
         load(path, only=["ema_9"])
     with pytest.raises(VidiffError, match="optim"):
         load(path)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import resource
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import TINY_RUN
+from processes import lines_of, start, wait_for, words_for
 
 from vidiff.errors import RequestError
 from vidiff.runs import checkpoint
@@ -55,34 +51,6 @@ def test_weights_differ_when_the_seed_does(run: Path, clips: Path, tmp_path: Pat
     other = tmp_path / "other"
     train(None, *TINY_RUN, "seed=1", data=clips, out=other, say=silent)
     assert "model.safetensors" in same_files(run, other)
-
-
-def start(
-    words: list[str], processes: int = 1, largest_file: int | None = None
-) -> subprocess.Popen[str]:
-    """A training in processes of its own, as a person would start it."""
-    config = Path(__file__).parent.parent / "configs" / "tiny.yaml"
-    command = [sys.executable, "-m", "vidiff", "train", str(config), *words]
-    command += ["--nproc", str(processes)] if processes > 1 else []
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-
-    def limit() -> None:
-        if largest_file:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-
-    return subprocess.Popen(
-        command,
-        env=env,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        preexec_fn=limit,
-    )
-
-
-def words_for(clips: Path, out: Path, *more: str) -> list[str]:
-    words = [w for w in TINY_RUN if not w.startswith("train.keep")]
-    return [f"data.root={clips}", f"out={out}", *words, "train.ema=[0.05,0.1]", *more]
 
 
 def losses(out: Path) -> list[float]:
@@ -134,19 +102,6 @@ def test_a_killed_run_goes_on_to_the_same_weights(run: Path, clips: Path, tmp_pa
     whole = start(words_for(clips, tmp_path / "whole", "train.keep=9"))
     whole.communicate(timeout=240)
     assert same_files(tmp_path / "whole", out) == []
-
-
-def lines_of(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def wait_for(ready, process: subprocess.Popen[str], seconds: float = 120) -> None:
-    """Until `ready()`; fails when the process ends or the time is over."""
-    until = time.monotonic() + seconds
-    while not ready():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < until
-        time.sleep(0.05)
 
 
 def test_a_disk_that_takes_no_more_ends_in_a_sentence_and_loses_nothing(

@@ -10,6 +10,8 @@ import statistics
 from pathlib import Path
 
 import torch
+from jaxtyping import UInt8
+from torch import Tensor
 
 from vidiff.data.export import write_sheet
 from vidiff.data.loading import read_all
@@ -30,27 +32,37 @@ class Journal:
         self.saved = session.state.step or -1
         step, folder = session.state.step, session.folder
         self.progress = Progress(session.steps, start=step, main=session.main)
-        if not session.main:
-            return
-        self.metrics = Tracker.resume(folder / "metrics.jsonl", step)
-        self.timing = Tracker.resume(folder / "timing.jsonl", step)
-        self.last_held_out = _last_held_out(folder)
-        held_out = session.index.split("test").require()
-        self.checks = read_all(held_out, session.config.train.held_out_clips)
+        if session.looks:
+            held_out = session.index.split("test").require()
+            self.checks = read_all(held_out, session.config.train.held_out_clips)
+        self.last_held_out = -1
+        if session.main:
+            self.metrics = Tracker.resume(folder / "metrics.jsonl", step)
+            self.timing = Tracker.resume(folder / "timing.jsonl", step)
+            self.last_held_out = _last_held_out(folder)
 
     def before_step(self) -> None:
         """Held-out loss and preview, when due."""
         session, loop = self.session, self.session.config.train
         step, last = session.state.step, session.state.step == session.steps
-        if not session.main:
+        if not session.looks:
             return
-        if (last or step % loop.held_out_every == 0) and step > self.last_held_out:
+        due = last or step % loop.held_out_every == 0
+        if due and self._open(step > self.last_held_out):
             values = held_out_losses(session.model, self.checks, session.config.seed)
-            self.metrics.log(step, values)
             self.last_held_out = step
+            if session.main:
+                self.metrics.log(step, values)
         path = session.folder / "samples" / f"step-{step:08d}.png"
-        if step and (last or step % loop.preview_every == 0) and not path.exists():
-            preview(session.model, path)
+        due = step > 0 and (last or step % loop.preview_every == 0)
+        if due and self._open(not path.exists()):
+            frames = preview(session.model)
+            if session.main:
+                write_sheet(path, frames, scale=max(1, 96 // session.model.size))
+
+    def _open(self, wanted: bool) -> bool:
+        """Whether something due is still to be done; the main process knows what is there."""
+        return bool(self.session.agree(wanted)) if self.session.state.sharded else wanted
 
     def after_step(self, values: dict[str, float], spent: float, waited: float) -> None:
         """Progress, and a line of metrics when due."""
@@ -116,10 +128,9 @@ def held_out_losses(model: VideoDiffusion, clips: Batch, seed: int) -> dict[str,
     return values
 
 
-def preview(model: VideoDiffusion, path: Path, count: int = 4) -> Path:
-    """A sheet of samples from fixed seeds, one row a clip, with the weights as they are."""
+def preview(model: VideoDiffusion, count: int = 4) -> UInt8[Tensor, "b t h w c"]:
+    """Samples from fixed seeds, with the weights as they are."""
     training = model.network.training
     frames = model.sample(seeds=range(count))
     model.network.train(training)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return write_sheet(path, frames, scale=max(1, 96 // model.size))
+    return frames

@@ -28,6 +28,7 @@ from vidiff.errors import RequestError
 from vidiff.manifest import compare, write_manifest
 from vidiff.models.attention import require_backend
 from vidiff.models.layout import resolve
+from vidiff.models.sharding import shard
 from vidiff.models.unet import Block
 from vidiff.pipeline import VideoDiffusion, build
 from vidiff.records import Batch
@@ -58,6 +59,19 @@ class Session:
     def main(self) -> bool:
         """True on the one process that writes."""
         return bool(self.accelerator.is_main_process)
+
+    @property
+    def looks(self) -> bool:
+        """True where the network runs between steps, for held-out losses and previews: on the
+        main process, and on every one when each holds but a part of the weights."""
+        return self.main or self.state.sharded
+
+    def agree(self, value: Any) -> Any:
+        """What the main process says, on every process."""
+        told = [value if self.main else None]
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(told)
+        return told[0]
 
     @property
     def share(self) -> tuple[int, int]:
@@ -91,6 +105,10 @@ def prepare(config: TrainConfig, index: Index | None, say: Callable[[str], None]
     model.data, model.seed = data.model_copy(update={"root": ""}), config.seed
     network = model.network.to(accelerator.device)
     require_backend(config.model.attention, accelerator.device)
+    if config.train.compile:
+        compile_blocks(network)
+    if config.train.sharding == "fsdp" and accelerator.num_processes > 1:
+        shard(network, _is_block, accelerator.device)
     state = fresh_state(network, config.optimizer, config.train.ema, config.model.norm == "mp")
     about = {"pipeline": describe(model, config.model), "data": index.digest}
     changes += _resume(state, config, index, say)
@@ -98,19 +116,22 @@ def prepare(config: TrainConfig, index: Index | None, say: Callable[[str], None]
     if accelerator.is_main_process:
         record_changes(config, state.step, changes)
         write_manifest(folder, index)
-    if config.train.compile:
-        compile_blocks(network)
-    prepared = accelerator.prepare_model(network)
+    # A sharded network reduces its own gradients; Accelerate then adds the precision only.
+    prepared = accelerator.prepare_model(network, evaluation_mode=state.sharded)
     session = Session(config, folder, accelerator, index, model, prepared, state, 0, about)
     session.steps = _plan(session, say)
     say(_summary(session))
     return session
 
 
+def _is_block(module: nn.Module) -> bool:
+    return isinstance(module, Block)
+
+
 def compile_blocks(network: nn.Module) -> None:
     """Compile each block by itself: they are alike, so little is compiled, and names stay."""
     for module in network.modules():
-        if isinstance(module, Block):
+        if _is_block(module):
             module.compile(dynamic=False)
 
 
@@ -198,15 +219,13 @@ def _plan(session: Session, say: Callable[[str], None]) -> int:
     loop, path = session.config.train, session.folder / "plan.json"
     if loop.max_minutes is None:
         return loop.steps
-    if session.main and not path.exists():
+    if session.agree(not path.exists()) and session.looks:
         seconds = _seconds_a_step(session)
         steps = max(1, min(loop.steps, int(60 * loop.max_minutes / seconds)))
-        write_json(path, {"steps": steps, "seconds_a_step": seconds})
+        if session.main:
+            write_json(path, {"steps": steps, "seconds_a_step": seconds})
         say(f"{seconds:.2f} s a step: {steps} steps fit in {loop.max_minutes:g} minutes.")
-    planned = [read_json(path)["steps"] if session.main else 0]
-    if session.accelerator.num_processes > 1:
-        broadcast_object_list(planned)
-    return int(planned[0])
+    return int(session.agree(read_json(path)["steps"] if session.main else 0))
 
 
 def _seconds_a_step(session: Session, tries: int = 8) -> float:
@@ -217,7 +236,7 @@ def _seconds_a_step(session: Session, tries: int = 8) -> float:
     shape = (micro, data.num_frames, data.size, data.size, len(model.calibration.mean))
     dt = torch.full((micro,), model.calibration.dt)
     batch = Batch(torch.zeros(shape, dtype=torch.uint8), dt, tuple(range(micro)), ("",) * micro)
-    network = copy.deepcopy(model.network)
+    network = _stand_in(session)
     state = fresh_state(network, config.optimizer, config.train.ema, config.model.norm == "mp")
     spent = []
     for _ in range(tries):
@@ -230,6 +249,17 @@ def _seconds_a_step(session: Session, tries: int = 8) -> float:
         spent.append(parts * (middle - began) + time.perf_counter() - middle)
     loading = 1.03
     return loading * statistics.median(spent[2:])
+
+
+def _stand_in(session: Session) -> nn.Module:
+    """A network like the run's, to be thrown away; one that is sharded cannot be copied."""
+    if not session.state.sharded:
+        return copy.deepcopy(session.model.network)
+    config, model = session.config, session.model
+    network = build(config.model, model.calibration, model.num_frames, model.size).network
+    network = network.to(session.accelerator.device)
+    shard(network, _is_block, session.accelerator.device)
+    return network
 
 
 def _summary(session: Session) -> str:

@@ -129,7 +129,7 @@ def weights_in(run: str | Path) -> list[str]:
     """
     if is_export(run):
         return ["ema"]
-    names = sorted(p.stem for p in _checkpoint_of(run).glob("*.safetensors") if p.stem != "optim")
+    names = [name for name in checkpoint.stems(_checkpoint_of(run)) if name != "optim"]
     return sorted(names, key=lambda name: not name.startswith("ema"))
 
 

@@ -56,6 +56,9 @@ class LoopConfig(Config):
     patience: int = Field(5, ge=2)
     """Steps in a row: not finite, and the run goes back to its last checkpoint; spiking, and
     their gradient norm is taken for the new level."""
+    sharding: Literal["none", "fsdp"] = "none"
+    """`fsdp`: weights, gradients, averages and optimizer state split over the processes, and
+    checkpoints too; for networks that do not fit on one GPU. The numbers stay the same."""
     compile: bool = False
     """Compile each block of the network: faster on a GPU after minutes of compiling."""
     threads: int | None = Field(None, ge=1)
@@ -89,7 +92,7 @@ class TrainConfig(Config):
 FREE_TO_CHANGE = ("out", "data.root", "data.workers", "data.cache_mb", "model.checkpointing",
                   "train.allow", "train.log_every", "train.keep", "train.threads",
                   "train.preview_every", "train.max_minutes", "train.micro_batch",
-                  "train.checkpoint_every", "train.compile")  # fmt: skip
+                  "train.checkpoint_every", "train.compile", "train.sharding")  # fmt: skip
 """Keys that may differ on resume: the weights do not depend on them beyond rounding."""
 
 

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from vidiff.models.ema import PowerEma
 from vidiff.models.optimizers import OptimizerConfig, make_optimizers
+from vidiff.models.sharding import is_sharded, split_like, whole
 from vidiff.models.unet import hidden_matrix
 from vidiff.runs import checkpoint
+from vidiff.runs.values import flatten_optimizer, unflatten_optimizer
 
 _PLAIN = ("step", "norms", "bad_in_a_row", "spikes_in_a_row", "skipped", "rollbacks")
 
@@ -53,36 +55,62 @@ class State:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
 
+    @property
+    def sharded(self) -> bool:
+        """Whether every process holds a part; saving is then the work of all."""
+        return is_sharded(self.network)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The raw weights, whole; every process must ask where they are sharded."""
+        return {name: whole(value) for name, value in self.network.state_dict().items()}
+
     def save(self, folder: Path, about: dict[str, Any], keep: int) -> Path:
-        """Publish a checkpoint of this state."""
+        """Publish a checkpoint of this state: by one process, or by all where it is sharded."""
         tensors: dict[str, dict[str, Tensor]] = {"model": dict(self.network.state_dict())}
         for width in self.ema.tracks:
             tensors[f"ema-{width:.3f}"] = self.ema.state(width)
         plain = []
         flat: dict[str, Tensor] = {}
         for i, optimizer in enumerate(self.optimizers):
-            part, rest = checkpoint.flatten_optimizer(optimizer.state_dict())
+            part, rest = flatten_optimizer(optimizer.state_dict())
             flat |= {f"{i}.{name}": value for name, value in part.items()}
             plain.append(rest)
         tensors["optim"] = flat
         own = {name: getattr(self, name) for name in _PLAIN}
         state = {**about, "train": own, "optimizers": plain}
-        return checkpoint.save(folder, self.step, tensors, state, keep)
+        save = checkpoint.save_together if self.sharded else checkpoint.save
+        return save(folder, self.step, tensors, state, keep)
 
     def load(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-        """Continue from a checkpoint."""
-        self.network.load_state_dict(tensors["model"])
-        for width in self.ema.tracks:
-            self.ema.load(width, tensors[f"ema-{width:.3f}"])
+        """Continue from the whole tensors of a checkpoint; each process keeps its part."""
+        like = self.network.state_dict()
+        model = {name: split_like(value, like[name]) for name, value in tensors["model"].items()}
+        self.network.load_state_dict(model)
+        for width, track in self.ema.tracks.items():
+            stored = tensors[f"ema-{width:.3f}"]
+            pairs = zip(self.ema.names, track, strict=True)
+            self.ema.load(width, {name: split_like(stored[name], own) for name, own in pairs})
         for i, (optimizer, plain) in enumerate(
             zip(self.optimizers, state["optimizers"], strict=True)
         ):
             prefix = f"{i}."
             own = {n.removeprefix(prefix): v for n, v in tensors["optim"].items()
                    if n.startswith(prefix)}  # fmt: skip
-            optimizer.load_state_dict(checkpoint.unflatten_optimizer(own, plain))
+            optimizer.load_state_dict(_split(unflatten_optimizer(own, plain), optimizer))
         for name in _PLAIN:
             setattr(self, name, state["train"].get(name, getattr(self, name)))
+
+
+def _split(stored: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """An optimiser's state, split as its parameters are; counters stay whole."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for i, values in stored["state"].items():
+        p = parameters[i]
+        stored["state"][i] = {
+            name: split_like(v, p) if isinstance(v, Tensor) and v.shape == p.shape else v
+            for name, v in values.items()
+        }
+    return stored
 
 
 def fresh_state(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from vidiff.errors import Stopped
 from vidiff.journal import Journal
 from vidiff.models.dropout import key_dropout
 from vidiff.models.optimizers import learning_rate
+from vidiff.models.sharding import keep_gradients, whole
 from vidiff.preparation import Session, prepare
 from vidiff.records import Batch, draw_uniform
 from vidiff.recovery import go_back, judge
@@ -75,7 +76,7 @@ def train(
     return Run(
         session.folder,
         session.steps,
-        checkpoint.weights_hash(session.state.network.state_dict()),
+        checkpoint.weights_hash(session.state.weights()),
         session.folder / "checkpoints" / f"step-{session.steps:08d}",
     )
 
@@ -154,7 +155,7 @@ def take_step(
         waited += time.perf_counter() - began
         key_dropout(state.network, config.seed, batch.positions)
         last = part == parts - 1
-        with nullcontext() if last else accelerator.no_sync(session.prepared):
+        with nullcontext() if last else _unreduced(session):
             out = session.model.loss(
                 batch,
                 config.seed,
@@ -168,6 +169,7 @@ def take_step(
     norm = nn.utils.get_total_norm(
         [p.grad for p in state.network.parameters() if p.grad is not None]
     )
+    norm = whole(norm)
     numbers = torch.stack([loss, error, norm, norm.new_tensor(float(stop))])
     numbers = accelerator.reduce(numbers, "mean")
     values = dict(zip(("loss", "error", "grad_norm"), numbers[:3].tolist(), strict=True))
@@ -181,6 +183,13 @@ def take_step(
     return values, waited, bool(numbers[3] > 0)
 
 
+def _unreduced(session: Session) -> AbstractContextManager[None]:
+    """Gradients are only added up, not yet averaged over processes."""
+    if session.state.sharded:
+        return keep_gradients(session.prepared)
+    return session.accelerator.no_sync(session.prepared)
+
+
 def _save(session: Session, journal: Journal, batches: Batches) -> None:
     """Publish a checkpoint; the log and the list of bad files are on the disk before it."""
     if journal.saved == session.state.step:
@@ -190,6 +199,7 @@ def _save(session: Session, journal: Journal, batches: Batches) -> None:
         journal.sync()
         if batches.quarantine:
             write_json(session.folder / "quarantine.json", batches.quarantine)
+    if session.main or session.state.sharded:
         folder = session.folder / "checkpoints"
         session.state.save(folder, session.about, session.config.train.keep)
     session.accelerator.wait_for_everyone()

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from vidiff.models.sharding import split_like, whole
 from vidiff.runs.config import Config
 
 
@@ -99,13 +100,14 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(p)
         average = state["momentum"]
         average.lerp_(grad, 1 - group["momentum"])
-        update = orthogonalize(grad.lerp(average, group["momentum"]).flatten(1))
+        # Newton-Schulz needs the whole matrix; where it is sharded, each process keeps its rows.
+        update = orthogonalize(whole(grad.lerp(average, group["momentum"])).flatten(1))
         rows, columns = update.shape
         # An orthogonal out x in matrix has RMS 1 / sqrt(max(out, in)).
         scale = math.sqrt(max(rows, columns)) * (1.0 if group["unit_rms"] else 0.2)
         if group["weight_decay"]:
             p.mul_(1 - group["lr"] * group["weight_decay"])
-        p.add_(update.view_as(p), alpha=-group["lr"] * scale)
+        p.add_(split_like(update.view(p.shape), p), alpha=-group["lr"] * scale)
 
 
 def make_optimizers(

@@ -1,6 +1,7 @@
 """Checkpoints: folders of safetensors and JSON, published by one rename, checked by hash.
 
     checkpoints/step-00000100/   model.safetensors, ema*.safetensors, optim.safetensors,
+                                 or shard-00001-*.safetensors and on, one a process (shards.py),
                                  state.json, manifest.json (bytes and SHA-256 of each)
 
 The order of a save decides what a crash can destroy, which is nothing: free space first; then a
@@ -15,7 +16,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vidiff.errors import RequestError, VidiffError
+from vidiff.runs import shards
 from vidiff.runs.files import (
     TEMPORARY,
     discard,
@@ -36,6 +39,7 @@ from vidiff.runs.files import (
     sync_folder,
     temporary_beside,
 )
+from vidiff.runs.values import decode, encode
 
 _SPARE = 1.2
 _MAX_JSON = 64_000_000
@@ -65,24 +69,63 @@ def save(
         RequestError: a value that has no exact form, a bad stem, `keep` below 1.
         VidiffError: too little space, or the disk failed; older checkpoints are untouched.
     """
+    files = {f"{stem}.safetensors": _ready(flat) for stem, flat in tensors.items()}
+    for name in files:
+        if not _FILE.fullmatch(name):
+            raise RequestError(f"{name!r} cannot be a file of a checkpoint.", "Rename the stem.")
+    size = sum(t.nbytes for flat in files.values() for t in flat.values())
+    with publishing(folder, step, state, size, keep) as temporary:
+        for name, flat in files.items():
+            save_file(flat, temporary / name)
+    return Path(folder) / f"step-{step:08d}"
+
+
+def save_together(
+    folder: str | Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    keep: int,
+) -> Path:
+    """`save` by all processes of a sharded run at once, each writing the parts it holds.
+
+    Raises:
+        As `save`, on every process when one of them fails.
+    """
+    flat = {f"{stem}/{name}": t.detach() for stem, part in tensors.items()
+            for name, t in part.items()}  # fmt: skip
+    size = sum(t.numel() * t.element_size() for t in flat.values())
+    shards.write(flat, lambda: publishing(folder, step, state, size, keep))
+    return Path(folder) / f"step-{step:08d}"
+
+
+@contextmanager
+def publishing(
+    folder: str | Path, step: int, state: Mapping[str, Any], size: int, keep: int
+) -> Iterator[Path]:
+    """Yield a hidden folder to write tensors into; it becomes the checkpoint when that ends well.
+
+    Args:
+        size: bytes that the tensors will take.
+
+    Raises:
+        As `save`.
+    """
     folder = Path(folder)
     if keep < 1 or step < 0:
         raise RequestError(f"keep is {keep} and step {step}; keep >= 1 and step >= 0 are needed.")
     if state.get("step", step) != step:
         raise RequestError(f"state says step {state['step']}, but step {step} is being saved.")
-    files = {f"{stem}.safetensors": _ready(flat) for stem, flat in tensors.items()}
-    for name in files:
-        if not _FILE.fullmatch(name):
-            raise RequestError(f"{name!r} cannot be a file of a checkpoint.", "Rename the stem.")
-    text = json.dumps(_encode({"step": step, **state}, "state"), allow_nan=False)
+    text = json.dumps(encode({"step": step, **state}, "state"), allow_nan=False)
     final = folder / f"step-{step:08d}"
     temporary = temporary_beside(final)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
-        size = len(text) + sum(t.nbytes for flat in files.values() for t in flat.values())
-        require_space(folder, math.ceil(_SPARE * size))
-        _write_folder(temporary, files, text)
+        require_space(folder, math.ceil(_SPARE * (len(text) + size)))
+        os.mkdir(temporary)
+        yield temporary
+        _seal(temporary, text)
         _publish(temporary, final)
         _prune(folder, final, keep)
     except OSError as error:
@@ -92,7 +135,6 @@ def save(
         raise VidiffError(cause, "Check that the disk is not full and run again.") from error
     finally:
         discard(temporary)
-    return final
 
 
 def latest(folder: str | Path) -> tuple[Path, list[str]] | None:
@@ -135,27 +177,36 @@ def load(
     _refuse_pickle(path)
     if not path.is_dir():
         raise RequestError(f"{path} is not a checkpoint folder.", "Give a folder step-NNNNNNNN.")
+    sharded = any(shards.SHARD.match(file.name) for file in path.glob("*.safetensors"))
     wanted = None if only is None else {f"{stem}.safetensors" for stem in only} | {"state.json"}
-    problem = _fault(path, wanted)
+    problem = _fault(path, None if sharded and only != [] else wanted)
     if problem:
         raise VidiffError(f"{path} is damaged: {problem}.", "Use another checkpoint of the run.")
-    there = _manifest(path).keys()
-    names = there if wanted is None else wanted
-    if names - there:
+    there = stems(path)
+    names = there if only is None else only
+    if set(names) - set(there):
         raise RequestError(
-            f"{path} holds no {', '.join(sorted(names - there))}; it holds {', '.join(there)}."
+            f"{path} holds no {', '.join(sorted(set(names) - set(there)))}; it holds "
+            f"{', '.join(there)}."
         )
     try:
-        state = _decode(json.loads((path / "state.json").read_text(encoding="utf-8")))
-        tensors = {
-            name.removesuffix(".safetensors"): load_file(path / name)
-            for name in sorted(names)
-            if name != "state.json"
-        }
+        state = decode(json.loads((path / "state.json").read_text(encoding="utf-8")))
+        if sharded:
+            tensors = shards.read(path, names)
+        else:
+            tensors = {name: load_file(path / f"{name}.safetensors") for name in sorted(names)}
     except (OSError, SafetensorError, ValueError, TypeError, RecursionError) as error:
         cause = f"{path} holds what no checkpoint of vidiff holds: {error}."
         raise VidiffError(cause, "Use another checkpoint of the run.") from error
     return tensors, state
+
+
+def stems(path: str | Path) -> list[str]:
+    """What a checkpoint holds: "model", "ema-0.050", "optim", in either format."""
+    names = [name for name in _manifest(Path(path)) if name != "state.json"]
+    if any(shards.SHARD.match(name) for name in names):
+        return shards.stems(Path(path))
+    return sorted(name.removesuffix(".safetensors") for name in names)
 
 
 def weights_hash(tensors: Mapping[str, Tensor]) -> str:
@@ -168,28 +219,8 @@ def weights_hash(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def flatten_optimizer(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimizer's `state_dict()` as flat tensors and a JSON value; nothing is lost.
-
-    Any nesting of dictionaries, lists, tuples, tensors and plain values will do. Tensors are
-    named by their dotted path (`state.0.exp_avg`), plain values keep their exact type.
-
-    Raises:
-        RequestError: names the path of a value that is neither.
-    """
-    tensors: dict[str, Tensor] = {}
-    return tensors, _encode(dict(state), "", tensors)
-
-
-def unflatten_optimizer(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `flatten_optimizer`, ready for `load_state_dict`."""
-    return _decode(dict(plain), tensors)
-
-
-def _write_folder(temporary: Path, files: dict[str, dict[str, Tensor]], text: str) -> None:
-    os.mkdir(temporary)
-    for name, flat in files.items():
-        save_file(flat, temporary / name)
+def _seal(temporary: Path, text: str) -> None:
+    """State and manifest beside the tensors, everything on the disk, the manifest last."""
     (temporary / "state.json").write_text(text, encoding="utf-8")
     entries = {}
     for path in sorted(temporary.iterdir()):
@@ -303,50 +334,3 @@ def _ready(flat: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ready[name] = tensor.clone() if memory in seen else tensor
         seen.add(memory)
     return ready
-
-
-def _encode(value: Any, where: str, tensors: dict[str, Tensor] | None = None) -> Any:
-    """A value as JSON from which `_decode` makes the same value again.
-
-    What JSON lacks is written as a dictionary with one marked key: `{"$tuple": [...]}`,
-    `{"$float": "inf"}`, `{"$tensor": name}`, and `{"$items": [[key, value], ...]}` for
-    dictionaries whose keys are not text or look marked.
-    """
-    if value is None or type(value) in (bool, int, str):
-        return value
-    if type(value) is float:
-        return value if math.isfinite(value) else {"$float": repr(value)}
-    if isinstance(value, list | tuple):
-        items = [_encode(v, f"{where}.{i}".lstrip("."), tensors) for i, v in enumerate(value)]
-        return items if isinstance(value, list) else {"$tuple": items}
-    if isinstance(value, Mapping):
-        pairs = [(k, _encode(v, f"{where}.{k}".lstrip("."), tensors)) for k, v in value.items()]
-        if all(isinstance(key, str) and not key.startswith("$") for key, _ in pairs):
-            return dict(pairs)
-        return {"$items": [[_encode(key, where), item] for key, item in pairs]}
-    if isinstance(value, Tensor) and tensors is not None:
-        tensors[where] = value
-        return {"$tensor": where}
-    raise RequestError(
-        f"{where} is a {type(value).__name__}, which a checkpoint cannot keep exactly.",
-        "Use numbers, text, lists, tuples and dictionaries; tensors go into files of their own.",
-    )
-
-
-def _decode(value: Any, tensors: Mapping[str, Tensor] | None = None) -> Any:
-    if isinstance(value, list):
-        return [_decode(item, tensors) for item in value]
-    if not isinstance(value, dict):
-        return value
-    match value:
-        case {"$float": str(text)}:
-            return float(text)
-        case {"$tuple": list(items)}:
-            return tuple(_decode(item, tensors) for item in items)
-        case {"$items": list(pairs)}:
-            return {_decode(key): _decode(item, tensors) for key, item in pairs}
-        case {"$tensor": str(name)} if tensors is not None:
-            if name not in tensors:
-                raise VidiffError(f"The tensor {name} is missing from the optimizer's file.")
-            return tensors[name]
-    return {key: _decode(item, tensors) for key, item in value.items()}
