@@ -26,6 +26,12 @@ JITTER = 1.5 / 64
 BLUR = 1.5 / 64
 """Standard deviation of the Gaussian of `blurred`, frame widths."""
 COLLAPSED_TO = 4
+FLICKER = 0.08
+"""Largest change of brightness of `flickering`, share of the value."""
+NOISE = 12.0
+"""Standard deviation of `grainy`, grey levels."""
+STALL = 0.5
+"""Share of the frames that `stalled` holds."""
 
 Video = UInt8[np.ndarray, "b t h w c"]
 
@@ -37,10 +43,7 @@ def frozen(clips: Video, seed: int) -> Video:
 
 def frozen_grain(clips: Video, seed: int) -> Video:
     """The first frame, held, under faint grain that is new in every frame."""
-    still = frozen(clips, seed).astype(np.float32)
-    rows = range(len(clips))
-    noise = [_rng(seed, i, "frozen_grain").normal(0, GRAIN, still.shape[1:]) for i in rows]
-    return _to_bytes(still + np.stack(noise))
+    return grainy(frozen(clips, seed), seed, GRAIN)
 
 
 def pan(clips: Video, seed: int) -> Video:
@@ -73,18 +76,18 @@ def stutter(clips: Video, seed: int) -> Video:
     return clips[:, np.arange(clips.shape[1]) // 2 * 2]
 
 
-def jitter(clips: Video, seed: int) -> Video:
-    """Every frame displaced at random, as by a shaking hand."""
+def jitter(clips: Video, seed: int, amount: float = JITTER) -> Video:
+    """Every frame displaced at random, as by a shaking hand, by `amount` frame widths at most."""
     out = []
     for i, clip in enumerate(clips):
-        offsets = _rng(seed, i, "jitter").uniform(-JITTER, JITTER, (len(clip), 2))
+        offsets = _rng(seed, i, "jitter").uniform(-amount, amount, (len(clip), 2))
         out.append(_shift(clip, offsets * clip.shape[2]))
     return np.stack(out)
 
 
-def blurred(clips: Video, seed: int) -> Video:
-    """Every frame under a Gaussian blur."""
-    sigma = BLUR * clips.shape[3]
+def blurred(clips: Video, seed: int, amount: float = BLUR) -> Video:
+    """Every frame under a Gaussian blur of sd `amount` frame widths."""
+    sigma = amount * clips.shape[3]
     return np.stack(
         [_per_frame(clip, lambda f: cv2.GaussianBlur(f, (0, 0), sigma)) for clip in clips]
     )
@@ -93,6 +96,38 @@ def blurred(clips: Video, seed: int) -> Video:
 def collapsed(clips: Video, seed: int) -> Video:
     """The first four clips, over and over."""
     return clips[np.arange(len(clips)) % COLLAPSED_TO]
+
+
+def flickering(clips: Video, seed: int, amount: float = FLICKER) -> Video:
+    """Every frame brighter or darker at random, by the share `amount` at most."""
+    gains = [_rng(seed, i, "flickering").uniform(-1, 1, clips.shape[1]) for i in range(len(clips))]
+    factor = 1 + amount * np.stack(gains)[:, :, None, None, None]
+    return _to_bytes(clips.astype(np.float32) * factor)
+
+
+def grainy(clips: Video, seed: int, amount: float = NOISE) -> Video:
+    """Fresh Gaussian grain of sd `amount` grey levels on every frame."""
+    rows = range(len(clips))
+    noise = [_rng(seed, i, "grainy").normal(0, 1, clips.shape[1:]) for i in rows]
+    return _to_bytes(clips.astype(np.float32) + amount * np.stack(noise))
+
+
+def stalled(clips: Video, seed: int, amount: float = STALL) -> Video:
+    """A random share `amount` of the frames replaced by the frame before."""
+    out = []
+    for i, clip in enumerate(clips):
+        held = 1 + _rng(seed, i, "stalled").permutation(len(clip) - 1)
+        index = np.arange(len(clip))
+        index[held[: round(amount * (len(clip) - 1))]] = 0
+        out.append(clip[np.maximum.accumulate(index)])
+    return np.stack(out)
+
+
+def copied(train: Video, count: int, seed: int) -> UInt8[np.ndarray, "n t h w c"]:
+    """`count` training clips, drawn without repeats while they last: what rote learning makes."""
+    rng = _rng(seed, 0, "copied")
+    orders = [rng.permutation(len(train)) for _ in range(-(-count // len(train)))]
+    return train[np.concatenate(orders)[:count]]
 
 
 ANCHORS: dict[str, Callable[[Video, int], Video]] = {
@@ -106,6 +141,16 @@ ANCHORS: dict[str, Callable[[Video, int], Video]] = {
     "blurred": blurred,
     "collapsed": collapsed,
 }
+"""Made of held-out clips alone; `copied` needs the training clips as well."""
+
+DOSES: dict[str, tuple[Callable[[Video, int, float], Video], tuple[float, ...]]] = {
+    "jitter": (jitter, (0.25 / 64, 0.75 / 64, 2 / 64)),
+    "flicker": (flickering, (0.02, 0.06, 0.18)),
+    "blur": (blurred, (0.5 / 64, 1 / 64, 2 / 64)),
+    "grain": (grainy, (3.0, 9.0, 27.0)),
+    "freezing": (stalled, (0.15, 0.4, 0.8)),
+}
+"""Damage in growing amounts: a number that claims to see it must grow along."""
 
 
 def _rng(seed: int, position: int, name: str) -> np.random.Generator:

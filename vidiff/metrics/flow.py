@@ -25,6 +25,9 @@ MIN_SIDE = 64
 Clips = UInt8[np.ndarray, "_b _t _h _w _c"] | UInt8[Tensor, "_b _t _h _w _c"]
 """uint8 `b t h w c` from anywhere; nothing yet says that two of them agree in size."""
 
+Flow = Float[np.ndarray, "h w 2"]
+"""Displacement (x, y) of every pixel, in pixels."""
+
 
 def as_clips(clips: Clips) -> UInt8[np.ndarray, "b t h w c"]:
     """The one door of this room: tensors and arrays in, a checked uint8 array out.
@@ -102,3 +105,17 @@ def find_flows(luma: UInt8[np.ndarray, "t h w"]) -> Float[np.ndarray, "s h w 2"]
     """Forward flow of the s = t - 1 pairs, in pixels."""
     dis = make_flow_finder()
     return np.stack([dis.calc(a, b, None) for a, b in pairwise(luma)])
+
+
+def find_ends(flow: Flow) -> tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w"]]:
+    """Where every pixel goes, x and y."""
+    height, width = flow.shape[:2]
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    return x + flow[..., 0], y + flow[..., 1]
+
+
+def follow(image: Float[np.ndarray, "h w *c"], flow: Flow) -> Float[np.ndarray, "h w *c"]:
+    """The image pulled back along a flow: value at p taken from p + F(p), the border repeated."""
+    x, y = find_ends(flow)
+    out = cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return out.reshape(image.shape)

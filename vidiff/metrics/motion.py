@@ -39,7 +39,7 @@ from jaxtyping import Float, UInt8
 from vidiff.errors import RequestError
 from vidiff.metrics.flow import Clips as Clips
 from vidiff.metrics.flow import as_clips as as_clips
-from vidiff.metrics.flow import enlarge, find_flows, make_flow_finder, one_thread, to_luma
+from vidiff.metrics.flow import enlarge, find_flows, follow, make_flow_finder, one_thread, to_luma
 
 STILL = 0.0075
 """Frame widths per pair: half a pixel in 64. Noise in the flow of a still, grainy clip stays
@@ -171,25 +171,28 @@ def _static_fraction(speed: Float[np.ndarray, "s h w"]) -> float:
 
 
 def _interp_ratio(luma: UInt8[np.ndarray, "t h w"]) -> float:
-    dis = make_flow_finder()
-    height, width = luma.shape[1:]
-    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     error = change = 0.0
     for t in range(1, len(luma) - 1, 2):
         before, middle, after = (luma[i].astype(np.float32) for i in (t - 1, t, t + 1))
-        forward = dis.calc(luma[t - 1], luma[t + 1], None)
-        backward = dis.calc(luma[t + 1], luma[t - 1], None)
-        half = (forward - backward) / 4
-        parts = [
-            cv2.remap(frame, x + u[..., 0], y + u[..., 1], cv2.INTER_LINEAR, None, border)
-            for frame, u, border in (
-                (before, -half, cv2.BORDER_REPLICATE),
-                (after, half, cv2.BORDER_REPLICATE),
-            )
-        ]
-        error += float(np.abs((parts[0] + parts[1]) / 2 - middle).mean())
+        made = interpolate_middle(luma[t - 1], luma[t + 1], luma[t - 1], luma[t + 1])
+        error += float(np.abs(made - middle).mean())
         change += float((np.abs(middle - before) + np.abs(middle - after)).mean()) / 2
     return error / change if change > 0 else math.nan
+
+
+def interpolate_middle(
+    luma_before: UInt8[np.ndarray, "h w"],
+    luma_after: UInt8[np.ndarray, "h w"],
+    before: UInt8[np.ndarray, "h w *c"],
+    after: UInt8[np.ndarray, "h w *c"],
+) -> Float[np.ndarray, "h w *c"]:
+    """The frame half way between two: both warped along half their flow, and averaged."""
+    dis = make_flow_finder()
+    forward = dis.calc(luma_before, luma_after, None)
+    backward = dis.calc(luma_after, luma_before, None)
+    half = (forward - backward) / 4
+    parts = [follow(frame.astype(np.float32), u) for frame, u in ((before, -half), (after, half))]
+    return (parts[0] + parts[1]) / 2
 
 
 def _jerk_ratio(tracks: Float[np.ndarray, "t g g 2"]) -> float:

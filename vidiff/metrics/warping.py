@@ -24,9 +24,18 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from vidiff.metrics.flow import Clips, as_clips, as_pairs, enlarge, find_flows, one_thread, to_luma
-
-Flow = Float[np.ndarray, "h w 2"]
+from vidiff.metrics.flow import (
+    Clips,
+    Flow,
+    as_clips,
+    as_pairs,
+    enlarge,
+    find_ends,
+    find_flows,
+    follow,
+    one_thread,
+    to_luma,
+)
 
 
 def measure_warp_error(clips: Clips, target: Clips) -> Float[np.ndarray, "b"]:
@@ -58,15 +67,9 @@ def _warp_error(clip: UInt8[np.ndarray, "t h w c"], target: UInt8[np.ndarray, "t
     for (now, after), there, back in zip(pairwise(frames), forward, backward, strict=True):
         visible = find_visible(there, back)
         if visible.any():
-            difference = follow(after, there).reshape(now.shape) - now
+            difference = follow(after, there) - now
             errors.append(float((difference[visible] ** 2).mean()))
     return float(np.mean(errors)) if errors else float("nan")
-
-
-def follow(image: Float[np.ndarray, "h w *c"], flow: Flow) -> Float[np.ndarray, "h w *c"]:
-    """The image pulled back along a flow: value at p taken from p + F(p), the border repeated."""
-    x, y = _ends(flow)
-    return cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def find_visible(there: Flow, back: Flow) -> Bool[np.ndarray, "h w"]:
@@ -77,15 +80,9 @@ def find_visible(there: Flow, back: Flow) -> Bool[np.ndarray, "h w"]:
     lost = _squared(there + returned) > 0.01 * (length + _squared(returned)) + 0.5
     slopes = [np.gradient(there[..., k]) for k in (0, 1)]
     edge = sum(g**2 for pair in slopes for g in pair) > 0.01 * length + 0.002
-    x, y = _ends(there)
+    x, y = find_ends(there)
     outside = (x < 0) | (y < 0) | (x > width - 1) | (y > height - 1)
     return ~(lost | edge | outside)
-
-
-def _ends(flow: Flow) -> tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w"]]:
-    height, width = flow.shape[:2]
-    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    return x + flow[..., 0], y + flow[..., 1]
 
 
 def _squared(flow: Flow) -> Float[np.ndarray, "h w"]:
