@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY_RUN
+from media import moving_square
 from PIL import Image
 
 from vidiff.cli import main
-from vidiff.data.export import read_metadata
-from vidiff.data.video import probe
+from vidiff.data.clips import read_start
+from vidiff.data.export import read_metadata, write_mp4
+from vidiff.data.video import probe, read_frames
+from vidiff.training import train
 
 CONFIG = str(Path(__file__).parent.parent / "configs" / "tiny.yaml")
 
@@ -147,11 +150,30 @@ def test_tasks_with_inputs_keep_what_they_were_given(
         "interpolate": ["--clip", clip, "--keep", "1"],
         "upsample-time": ["--clip", clip],
         "inpaint": ["--clip", clip, "--mask", str(mask)],
+        "outpaint": ["--clip", clip, "--inner", "0.5"],
         "edit": ["--clip", clip, "--strength", "0.3"],
     }.items():
         code = main(["sample", str(run), "--task", task, *words, *common])
-        assert (task, code) == (task, 0 if task != "inpaint" else 2)
+        assert (task, code) == (task, 2 if task in ("inpaint", "outpaint") else 0)
         assert (tmp_path / "out" / f"{task}-seed0000.mp4").exists() == (code == 0)
+
+
+def test_a_run_with_pixel_levels_fills_holes_and_frames(clips: Path, tmp_path: Path) -> None:
+    words = ["model.pixel_levels=true", "tasks.shared=0.5", "tasks.pixels=0.05"]
+    run = train(None, *TINY_RUN, *words, data=clips, out=tmp_path / "run", say=len).folder
+    clip = sorted(clips.glob("*.mp4"))[0]
+    mask = write_mp4(tmp_path / "mask.mp4", moving_square(24, (32, 32)), 10)
+    common = ["--clip", str(clip), "--steps", "2", "--out", str(tmp_path / "out"),
+              "--codec", "lossless"]  # fmt: skip
+    assert main(["sample", str(run), "--task", "inpaint", "--mask", str(mask), *common]) == 0
+    code = main(["sample", str(run), "--task", "outpaint", "--inner", "0.5", *common])
+    assert code == 0
+    given = read_start(clip, 8, 0.1, 8)
+    made = read_frames(
+        tmp_path / "out" / "outpaint-seed0000.mp4", [0.05 + k / 10 for k in range(8)]
+    )
+    assert (made[:, 4:12, 4:12] == given.numpy()).all()
+    assert made[:, :4].std() > 0
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_the_console_examples_run(home: Path, monkeypatch: pytest.MonkeyPatch) -
         assert program == "vidiff"
         assert (line, vidiff.cli.main(words)) == (line, 0)
     assert (home / "samples" / "generate-seed0007.mp4").is_file()
-    assert (home / "runs" / "tiny" / "report.html").is_file()
+    assert (home / "runs" / "tiny" / "eval" / "report.html").is_file()
 
 
 def test_the_python_example_runs(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

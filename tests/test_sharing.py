@@ -60,7 +60,8 @@ def test_scores_of_the_evaluator_stand_on_the_card(run: Path, clips: Path, tmp_p
               "coverage": {"value": None, "low": None, "high": None, "floor": None,
                            "ratio": None}}  # fmt: skip
     report = {"protocol": {"n": 16, "card": "abc"}, "scores": scores, "warnings": ["It stutters."]}
-    (folder / "report.json").write_text(json.dumps(report))
+    (folder / "eval").mkdir()
+    (folder / "eval" / "report.json").write_text(json.dumps(report))
     card = write_card(load(run), folder)
     assert "| kd.motion | 2.5 | 1 to 4 | 1.25 | 2 |" in card
     assert "| coverage | undefined |" in card

@@ -81,6 +81,26 @@ def test_given_pixels_make_the_rest_the_gaussian_process_conditional() -> None:
     assert_conditional(condition, exact.textured(3, 3), "dpm2m")
 
 
+def test_a_feathered_hole_starts_from_noise_that_falls_off_with_the_distance() -> None:
+    hole = torch.zeros(1, 1, 9, 9, dtype=torch.bool)
+    hole[..., 4, 4] = True
+    condition = tasks.inpaint(blank(1, 2, 9), hole, feather=2)
+    start, floor = condition.start[0, 0, 0, 4], condition.floor[0, 0, 0, 4]
+    assert start[4] == torch.inf
+    assert tasks.FEATHER_TOP > start[5] > start[6] > start[7] == pytest.approx(tasks.HELD)
+    assert floor.tolist() == pytest.approx([tasks.HELD] * 2 + [0.0] * 5 + [tasks.HELD] * 2)
+    plain = tasks.inpaint(blank(1, 2, 9), hole)
+    assert torch.equal(plain.start, tasks.inpaint(blank(1, 2, 9), hole, feather=0).start)
+
+
+def test_outpainting_keeps_the_middle_and_makes_the_rest_the_conditional() -> None:
+    clip = torch.full((1, 3, 1, 1, 1), 7, dtype=torch.uint8)
+    condition = tasks.outpaint(clip, 3)
+    assert condition.held[0, 0, 0].nonzero().tolist() == [[1, 1]]
+    assert int(condition.known[0, 0, 1, 1, 0]) == 7
+    assert_conditional(condition, exact.textured(3, 3), "dpm2m")
+
+
 def test_a_mask_that_moves_makes_the_rest_the_conditional_too() -> None:
     mask = torch.rand(1, 3, 3, 3, generator=torch.Generator().manual_seed(1)) < 0.5
     assert_conditional(tasks.hold(blank(1, 3, 3), mask), exact.textured(3, 3), "dpm2m")
@@ -222,6 +242,8 @@ def test_an_edit_starts_from_the_clip_at_its_level() -> None:
         (lambda: tasks.upsample_time(blank(1, 1), 2), "two frames"),
         (lambda: tasks.edit(blank(1, 4), 0.0), "level 0"),
         (lambda: tasks.inpaint(blank(1, 4), torch.zeros(1, 4, 1, 1).bool()), "given whole"),
+        (lambda: tasks.inpaint(blank(1, 4), torch.ones(1, 4, 1, 1).bool(), -1), "feather is -1"),
+        (lambda: tasks.outpaint(blank(1, 4, 8), 8), "nothing to fill"),
         (
             lambda: tasks.hold(
                 blank(1, 2), torch.zeros(1, 2, 1, 1).bool(), lag=torch.tensor([0.0, -1.0])

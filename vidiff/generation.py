@@ -29,7 +29,7 @@ from vidiff.data.export import (
     write_sheet,
     write_webp,
 )
-from vidiff.errors import RequestError
+from vidiff.errors import DataError, RequestError
 from vidiff.pipeline import VideoDiffusion
 from vidiff.records import Condition
 from vidiff.runs.config import Config
@@ -40,13 +40,13 @@ from vidiff.sampling import CHUNK, SampleConfig
 from vidiff.saved import load
 
 TASKS = ("generate", "image-to-video", "predict", "backward", "interpolate", "upsample-time",
-         "inpaint", "edit")  # fmt: skip
+         "inpaint", "outpaint", "edit")  # fmt: skip
 """Task words that work now."""
 
 INPUTS = ("image", "clip", "mask")
 """Fields of a request that name files."""
 
-LATER = ("outpaint", "loop", "rollout", "upscale", "vary")
+LATER = ("loop", "rollout", "upscale", "vary")
 """Task words of the contract that are not there yet."""
 
 
@@ -62,7 +62,11 @@ class Request(Config):
     clip: str | None = None
     """Video file, for every other task with an input."""
     mask: str | None = None
-    """Picture whose white pixels are to be filled, for inpaint."""
+    """Picture or video whose white pixels are to be filled, for inpaint."""
+    feather: int = Field(0, ge=0)
+    """Pixels beside the hole that may change too, so that no edge is seen."""
+    inner: float = Field(0.75, gt=0, lt=1)
+    """Share of each side that the given clip takes up, for outpaint."""
     keep: int = Field(4, ge=1)
     """Frames of the clip that are kept, for predict, backward and interpolate (at each end)."""
     frames: int | None = Field(None, ge=2)
@@ -257,20 +261,30 @@ def make_condition(model: VideoDiffusion, request: Request) -> Condition:
             condition = tasks.upsample_time(frames(given), request.factor)
             return replace(condition, dt=torch.tensor([dt / request.factor]))
         case "inpaint":
-            return tasks.inpaint(frames(total), _hole(str(request.mask), size))
+            hole = _hole(str(request.mask), total, dt, size)
+            return tasks.inpaint(frames(total), hole, request.feather)
+        case "outpaint":
+            inner = max(1, round(size * request.inner))
+            clip = read_start(str(request.clip), total, dt, inner)[None]
+            return tasks.outpaint(clip, size, request.feather)
     top, low = model.calibration.sigma_max, 0.1
     level = low * (top / low) ** request.strength
     return tasks.edit(frames(total), level)
 
 
-def _hole(path: str, size: int) -> Bool[Tensor, "1 1 h w"]:
-    hole = read_picture(path, size).float().mean(-1) > 127
+def _hole(path: str, count: int, dt: float, size: int) -> Bool[Tensor, "1 t h w"]:
+    """What a picture marks in all frames, or a video in each."""
+    try:
+        picture = read_picture(path, size)[None]
+    except DataError:
+        picture = read_start(path, count, dt, size)
+    hole = picture.float().mean(-1) > 127
     if not bool(hole.any()) or bool(hole.all()):
         raise RequestError(
             f"--mask {path} marks {'nothing' if not hole.any() else 'everything'}.",
             "White pixels are filled, black ones kept: the mask needs both.",
         )
-    return hole[None, None]
+    return hole[None]
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -91,7 +91,7 @@ def _held_out(run: Path) -> dict[str, float]:
 
 def _report(run: Path) -> dict[str, Any]:
     """Scores by the evaluator, where the run's folder holds them."""
-    path = run / "report.json"
+    path = run / "eval" / "report.json"
     return dict(read_json(path)) if path.is_file() else {}
 
 

@@ -29,6 +29,9 @@ HELD = 0.012
 CONTEXT_TOP = 0.3
 """Largest level of given frames in training."""
 
+FEATHER_TOP = 2.0
+"""Level from which a feathered border starts next to the hole: hardly anything is seen there."""
+
 NO_LOSS_BELOW = 0.05
 """Given frames below this level do not count in the loss: they would only teach copying."""
 
@@ -241,13 +244,57 @@ def upsample_time(frames: UInt8[Tensor, "b k h w c"], factor: int = 2) -> Condit
     return subset(frames, range(0, k * factor, factor), (k - 1) * factor + 1)
 
 
-def inpaint(clips: UInt8[Tensor, "b t h w c"], hole: Bool[Tensor, "b #t h w"]) -> Condition:
+def inpaint(
+    clips: UInt8[Tensor, "b t h w c"], hole: Bool[Tensor, "b #t h w"], feather: int = 0
+) -> Condition:
     """Fill the pixels marked by `hole`, keep the others.
 
+    Args:
+        feather: width in pixels of the border around the hole where the clip is not kept bit for
+            bit: it starts from noise that falls off with the distance, so that no edge is seen.
+
     Raises:
-        RequestError: a clip has no hole.
+        RequestError: a clip has no hole, or the feather is negative.
     """
-    return hold(clips, ~hole.expand(clips.shape[:4]))
+    hole = hole.expand(clips.shape[:4])
+    if feather < 0:
+        raise RequestError(
+            f"The feather is {feather} pixels; it must be 0 or more.", "Use 0 for a hard edge."
+        )
+    reach, rings = hole, torch.zeros(hole.shape)
+    for ring in range(feather):
+        wider = torch.nn.functional.max_pool2d(reach.float(), 3, 1, 1) > 0
+        share = (ring + 1) / (feather + 1)
+        level = math.exp((1 - share) * math.log(FEATHER_TOP) + share * math.log(HELD))
+        rings[wider & ~reach] = level
+        reach = wider
+    whole = hold(clips, ~hole)
+    soft = (rings > 0)[:, None]
+    return Condition(
+        floor=torch.where(soft, 0.0, whole.floor),
+        start=torch.where(soft, rings[:, None], whole.start),
+        known=clips,
+    )
+
+
+def outpaint(clips: UInt8[Tensor, "b t h w c"], size: int, feather: int = 0) -> Condition:
+    """Set clips into the middle of larger frames of `size` pixels, and fill what is around them.
+
+    Raises:
+        RequestError: the clips are not smaller than that.
+    """
+    b, t, h, w, c = clips.shape
+    if max(h, w) >= size:
+        raise RequestError(
+            f"Clips of {w}x{h} pixels leave nothing to fill in frames of {size}x{size}.",
+            "Give smaller clips.",
+        )
+    top, left = (size - h) // 2, (size - w) // 2
+    known = torch.zeros(b, t, size, size, c, dtype=torch.uint8)
+    known[:, :, top : top + h, left : left + w] = clips
+    hole = torch.ones(b, 1, size, size, dtype=torch.bool)
+    hole[:, :, top : top + h, left : left + w] = False
+    return inpaint(known, hole, feather)
 
 
 def edit(clips: UInt8[Tensor, "b t h w c"], level: float) -> Condition:

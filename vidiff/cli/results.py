@@ -26,7 +26,9 @@ def register(commands: Commands) -> None:
     sample.add_argument("--weights", default="ema", help="ema, model, or a track's name")
     sample.add_argument("--image", help="picture, for image-to-video")
     sample.add_argument("--clip", help="video, for tasks that start from one")
-    sample.add_argument("--mask", help="picture, white where inpaint fills")
+    sample.add_argument("--mask", help="picture or video, white where inpaint fills")
+    sample.add_argument("--feather", type=int, help="pixels beside the hole that may change too")
+    sample.add_argument("--inner", type=float, help="share of each side given, for outpaint")
     sample.add_argument("--keep", type=int, help="given frames (default: 4)")
     sample.add_argument("--frames", type=int, help="frames of the result")
     sample.add_argument("--factor", type=int, help="times as many frames, for upsample-time")
@@ -69,6 +71,7 @@ def _sample(args: argparse.Namespace) -> int:
     words = [f"{k}={getattr(args, k)}" for k in own if getattr(args, k) is not None]
     how = load_config(SampleConfig, None, [*words, *args.words])
     names = ("task", "image", "clip", "mask", "keep", "frames", "factor", "strength", "codec",
+             "feather", "inner",
              "gif", "webp", "png", "measure")  # fmt: skip
     rest = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
     request = make_config(Request, seeds=parse_seeds(args.seeds), sample=how, **rest)
