@@ -14,7 +14,7 @@ from vidiff.models.unet import SpaceTimeUNet
 from vidiff.pipeline import VideoDiffusion
 from vidiff.runs import checkpoint
 from vidiff.sampling import SampleConfig
-from vidiff.saved import load
+from vidiff.saved import describe, load, rebuild
 
 QUICK = SampleConfig(steps=4)
 
@@ -83,6 +83,15 @@ def test_load_takes_the_averaged_weights_and_names_what_there_is(run: Path) -> N
     assert len({ema.weights_hash, raw.weights_hash, wide.weights_hash}) == 3
     with pytest.raises(RequestError, match=r"ema-0\.05.*ema-0\.1.*model|no weights named"):
         load(run, "ema-0.5")
+
+
+def test_a_run_whose_gains_had_no_axis_still_loads(run: Path) -> None:
+    model = load(run)
+    tensors = model.network.state_dict()
+    old = {name: t.squeeze() if name.endswith(".gain") else t for name, t in tensors.items()}
+    assert any(t.ndim == 0 for t in old.values())
+    again = rebuild(describe(model, model.network.config), old)  # type: ignore[arg-type]
+    assert torch.equal(again.sample(config=QUICK), model.sample(config=QUICK))
 
 
 def test_load_of_a_folder_without_a_checkpoint_says_so(tmp_path: Path) -> None:

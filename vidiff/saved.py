@@ -114,7 +114,10 @@ def rebuild(parts: dict[str, Any], tensors: dict[str, Any]) -> VideoDiffusion:
         TaskConfig(**parts["tasks"]),
     )
     require_backend(model.network.config.attention, model.device)  # type: ignore[arg-type, union-attr]
-    model.network.load_state_dict(tensors)
+    shapes = {name: value.shape for name, value in model.network.state_dict().items()}
+    # Runs from before shards stored gains without an axis.
+    flat = {n: t.reshape(shapes[n]) for n, t in tensors.items() if not t.ndim and n in shapes}
+    model.network.load_state_dict(tensors | flat)
     model.network.eval().requires_grad_(False)
     model.data = None if parts["data"] is None else DataConfig(**parts["data"])
     model.seed = parts["seed"]
