@@ -22,7 +22,7 @@ from typing import Any
 
 from vidiff.data.captions import Words, read_sidecar, read_table
 from vidiff.data.examination import Facts
-from vidiff.data.scanning import Known, find_facts
+from vidiff.data.scanning import Known, find_facts, find_groups
 from vidiff.data.splitting import Side, assign_sides
 from vidiff.data.verdict import DataConfig, VideoEntry, clip_seconds, count_windows, judge
 from vidiff.data.walk import Found, walk
@@ -145,6 +145,8 @@ class Index:
             "windows": self.num_windows,
             "seconds": round(sum(e.duration for e in self.usable), 3),
             "groups": len({e.group for e in self.usable}),
+            "duplicates": sum(bool(e.resembles) for e in self.usable),
+            "shots": sum(len(e.cuts) + 1 for e in self.usable),
             "train_windows": self.split("train").num_windows if self.side == "all" else None,
             "test_windows": self.split("test").num_windows if self.side == "all" else None,
             "labels": dict(Counter(e.label for e in self.usable if e.label)),
@@ -172,6 +174,8 @@ class Index:
         lines = [f"{'file':{wide}}  windows  seconds    fps       size  codec  reader  verdict"]
         for e in self.entries:
             verdict = " ".join(filter(None, (e.reason, e.remedy))) or e.split or "usable"
+            verdict += f", {len(e.cuts)} cuts" * bool(e.cuts and e.usable)
+            verdict += f", resembles {e.resembles}" * bool(e.resembles)
             lines.append(
                 f"{e.path:{wide}}  {e.windows:7d}  {e.duration:7.2f}  {e.fps:5.2f}  "
                 f"{f'{e.width}x{e.height}':>9}  {e.codec or '-':5}  {e.reader:6}  {verdict}"
@@ -214,8 +218,23 @@ def scan(
     known = find_facts(config.root, openable, config.reader, progress)
     table = read_table(root)
     entries = [_verdict(config, item, known.get(item.name), table.get(item.name)) for item in found]
+    if config.duplicates:
+        entries = _group(entries, find_groups(known.values()))
     labels = tuple(sorted({e.label for e in entries if e.usable and e.label is not None}))
     return Index(config, seed, tuple(assign_sides(entries, config, seed)), labels, ignored)
+
+
+def _group(entries: list[VideoEntry], groups: dict[str, str]) -> list[VideoEntry]:
+    """The entries with their groups, and with the first file that each of them resembles."""
+    grouped = [replace(e, group=groups.get(e.sha256, e.group)) for e in entries]
+    first: dict[str, str] = {}
+    for e in grouped:
+        if e.usable:
+            first.setdefault(e.group, e.path)
+    return [
+        replace(e, resembles=first[e.group]) if e.usable and first[e.group] != e.path else e
+        for e in grouped
+    ]
 
 
 def _verdict(

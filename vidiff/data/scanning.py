@@ -9,6 +9,7 @@ cannot be read or written is said to be so and done without.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import logging
@@ -16,7 +17,7 @@ import os
 import sqlite3
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
@@ -25,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from vidiff.data.duplicates import group_contents
 from vidiff.data.examination import Facts, examine
 from vidiff.data.supervision import Death, supervise
 from vidiff.data.survey import Traits
@@ -32,7 +34,7 @@ from vidiff.data.video import Reader
 from vidiff.data.walk import Found
 from vidiff.runs.files import hash_file
 
-VERSION = 1
+VERSION = 2
 """Raised when examining finds more, or finds it otherwise."""
 FILE_SECONDS = 300.0
 FILE_MEGABYTES = 1200
@@ -82,6 +84,18 @@ def find_facts(
             memory.keep(Path(root) / item.name, answer)
             _tell(progress, len(known), len(found))
     return known
+
+
+def find_groups(known: Iterable[Known]) -> dict[str, str]:
+    """Content hash to its group of near duplicates, for files that hold a film; kept like facts."""
+    films = {content: facts.traits for content, facts in known if content and not facts.reason}
+    key = hashlib.sha256("\n".join([f"groups/{VERSION}", *sorted(films)]).encode()).hexdigest()
+    with _open_memory(store_path(), "auto") as memory:
+        groups = memory.recall_groups(key)
+        if groups is None or set(groups) != set(films):
+            groups = group_contents(films)
+            memory.keep_groups(key, groups)
+    return groups
 
 
 def _tell(progress: Callable[[int, int], None] | None, done: int, total: int) -> None:
@@ -153,6 +167,17 @@ class _Memory:
         self._ask("INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?)", row)
         self._ask("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", (*_key(path), content))
 
+    def recall_groups(self, key: str) -> dict[str, str] | None:
+        for (text,) in self._ask("SELECT groups FROM groups WHERE key=?", (key,)):
+            try:
+                return dict(json.loads(text))
+            except (ValueError, TypeError):
+                return None
+        return None
+
+    def keep_groups(self, key: str, groups: dict[str, str]) -> None:
+        self._ask("INSERT OR REPLACE INTO groups VALUES (?, ?)", (key, json.dumps(groups)))
+
     def _ask(self, words: str, values: tuple[Any, ...]) -> list[Any]:
         if self.base is None:
             return []
@@ -197,6 +222,7 @@ def _open_base(path: Path) -> sqlite3.Connection:
             "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INTEGER, "
             "time INTEGER, content TEXT)"
         )
+        base.execute("CREATE TABLE IF NOT EXISTS groups (key TEXT PRIMARY KEY, groups TEXT)")
     except sqlite3.Error:
         base.close()
         raise
@@ -215,7 +241,7 @@ def _key(path: Path) -> tuple[str, int, int]:
 def _pack(facts: Facts) -> tuple[str, bytes]:
     values = {f.name: getattr(facts, f.name) for f in fields(facts) if f.name != "traits"}
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, seconds=facts.traits.seconds, thumbs=facts.traits.thumbs)
+    np.savez_compressed(buffer, **vars(facts.traits))
     return json.dumps(values), buffer.getvalue()
 
 
@@ -223,5 +249,5 @@ def _unpack(text: str, blob: bytes) -> Facts:
     values: dict[str, Any] = json.loads(text)
     values |= {name: tuple(values[name]) for name in ("span", "cuts")}
     with np.load(io.BytesIO(blob), allow_pickle=False) as arrays:
-        traits = Traits(arrays["seconds"], arrays["thumbs"])
+        traits = Traits(arrays["seconds"], arrays["thumbs"], float(arrays["end"]))
     return Facts(**values, traits=traits)

@@ -52,6 +52,8 @@ class Traits:
 
     seconds: Float[np.ndarray, "n"]
     thumbs: UInt8[np.ndarray, "n 32 32"]
+    end: float = 0.0
+    """Time stamp of the film's last frame."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def keep_traits(thumbs: Thumbs, seconds: Float[np.ndarray, "t"]) -> Traits:
             if np.abs(grey[k].astype(np.int16) - grey[kept[-1]]).mean() >= limit:
                 kept.append(k)
         if len(kept) <= MAX_TRAITS:
-            return Traits(seconds[kept], grey[kept])
+            return Traits(seconds[kept], grey[kept], float(seconds[-1]))
         limit *= 1.5
 
 

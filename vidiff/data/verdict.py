@@ -64,6 +64,8 @@ class DataConfig(Config):
     """Least share of the videos met that must be usable."""
     cuts: bool = True
     """Keep windows inside shots; false lets them cross hard cuts."""
+    duplicates: bool = True
+    """Look for near duplicates and keep them on one side of the split."""
     cache_mb: int = Field(512, ge=0)
     """Memory for decoded frames, in MiB: files are kept whole while they fit."""
 
@@ -105,6 +107,8 @@ class VideoEntry:
     sha256: str = ""
     group: str = ""
     """Files of one group never stand on both sides of the split."""
+    resembles: str = ""
+    """The first file of its group, where that is another one."""
     split: Literal["train", "test", "both", ""] = ""
     span: Span = (0.0, 0.0)
     """Time stamps of the first and last frame that windows may show, in this view."""

@@ -1,0 +1,272 @@
+"""Which films show the same thing: re-encoded, scaled, cropped, mirrored or shifted in time.
+
+Two of a kind on both sides of the split would let a model be praised for what it has seen, so they
+are found from the thumbnails that `data.survey` keeps of each film (its traits), in two steps.
+
+1.  Candidates. A picture is 8 x 8 grey levels, mean removed, length one. A few pictures of film B,
+    and their mirror images, meet every kept picture of film A, whole and cut to `CROPS`:
+
+        likeness(q, A) = max over pictures p of A and crops c of  <q, c(p)>                    (1)
+
+    B may come from A where `LIKE` is reached by two pictures of B (or its only one).
+2.  Proof. The best pairs of pictures suggest a mirror image and a shift in time; at that shift the
+    crop is found by the correlation of B's sharpest pictures with every place in A's, their coarse
+    look removed by a Gaussian:
+
+        sharp(p) = p - blur(p)                                                                 (2)
+        sameness = lower quartile, over all of B's pictures that fall into A's time, of the
+                   correlation of sharp pictures                                               (3)
+
+    Two walks through one room look alike at some moment, and differ in the next.
+
+Films that are the same form groups, together with what is the same as those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from vidiff.data.survey import SIDE, Traits
+
+FINE = 8
+QUERIES = 8
+LIKE = 0.9
+SAME = 0.86
+FLAT = 3.0
+"""Standard deviation, in grey levels, below which a picture shows nothing to compare."""
+SHAPES = ((1, 1), (0.9, 0.9), (0.8, 0.8), (0.7, 0.7), (1, 0.75), (1, 0.56), (0.75, 1), (0.56, 1))
+"""Height and width of the crops looked for, as shares of the whole."""
+CANDIDATES = 16
+"""Films that are looked at closely for each film: the likeliest ones."""
+TRIES = 3
+"""Best pairs of pictures from which a proof is tried."""
+SURE = 0.95
+"""Sameness from which no better alignment is looked for."""
+BLUR = 1.5
+"""Standard deviation, in pixels, of what counts as the coarse look of a picture."""
+PROOFS = 4
+"""Sharpest pictures by which a crop is aligned."""
+LEAST = 0.25
+"""Share of the pictures that may be less alike than equation (3) says."""
+OVERLAP = 0.4
+"""Share of the shorter film's pictures that must be seen at the same time."""
+
+Box = tuple[int, int, int, int]
+"""Top, left, height and width of a crop, in pixels of a thumbnail."""
+
+
+def _crops() -> list[Box]:
+    boxes: list[Box] = []
+    for shape in SHAPES:
+        height, width = (round(share * SIDE) for share in shape)
+        tops, lefts = ({0, (SIDE - side) // 2, SIDE - side} for side in (height, width))
+        boxes += [(top, left, height, width) for top, left in product(tops, lefts)]
+    return boxes
+
+
+CROPS = _crops()
+SIDES = [(side, side) for side in range(SIDE, 21, -1)] + [
+    (round(h * SIDE), round(w * SIDE)) for h, w in SHAPES if h != w
+]
+"""Heights and widths at which crops are aligned."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two films that show the same."""
+
+    whole: int
+    part: int
+    sameness: float
+    mirrored: bool
+    box: Box
+    shift: float
+    """Seconds by which the part's clock is behind."""
+
+
+def find_pairs(films: Sequence[Traits]) -> list[Pair]:
+    """Every pair of films found to be the same, as places in `films`."""
+    queries = [_queries(film) for film in films]
+    counts = [len(q) for q in queries]
+    owners = np.repeat(np.arange(len(films)), counts)
+    stacked = np.concatenate(queries) if films else np.zeros((0, 2, FINE * FINE), np.float32)
+    found: dict[tuple[int, int], Pair] = {}
+    for whole, film in enumerate(films):
+        likeness = _best_likeness(film, stacked)
+        for part in _candidates(likeness, owners, len(films)):
+            key = (min(whole, part), max(whole, part))
+            if part == whole or key in found:
+                continue
+            pair = _prove(films, whole, part)
+            if pair is not None:
+                found[key] = pair
+    return list(found.values())
+
+
+def group_contents(films: Mapping[str, Traits]) -> dict[str, str]:
+    """Content hash to the name of its group: the smallest hash among those that are the same."""
+    names = sorted(films)
+    groups = group_films(len(names), find_pairs([films[name] for name in names]))
+    return {name: names[group] for name, group in zip(names, groups, strict=True)}
+
+
+def group_films(count: int, pairs: Sequence[Pair]) -> list[int]:
+    """For each of `count` films the smallest place among those it is connected with."""
+    roots = list(range(count))
+
+    def root(place: int) -> int:
+        while roots[place] != place:
+            roots[place] = roots[roots[place]]
+            place = roots[place]
+        return place
+
+    for pair in pairs:
+        a, b = sorted((root(pair.whole), root(pair.part)))
+        roots[b] = a
+    return [root(place) for place in range(count)]
+
+
+def _chosen(film: Traits, count: int) -> list[int]:
+    """Places of `count` kept pictures, evenly spread."""
+    return np.unique(np.linspace(0, len(film.seconds) - 1, count).round().astype(int)).tolist()
+
+
+def _queries(film: Traits) -> Float[np.ndarray, "q 2 d"]:
+    """Chosen pictures as equation (1) has them, each with its mirror image."""
+    if not len(film.seconds):
+        return np.zeros((0, 2, FINE * FINE), np.float32)
+    thumbs = film.thumbs[_chosen(film, QUERIES)]
+    return np.stack([_describe(thumbs), _describe(thumbs[:, :, ::-1])], axis=1)
+
+
+def _describe(pictures: UInt8[np.ndarray, "n h w"], fine: int = FINE) -> Float[np.ndarray, "n d"]:
+    """Pictures of any size as vectors of length one, or zero where they show nothing."""
+    small = [cv2.resize(p, (fine, fine), interpolation=cv2.INTER_AREA) for p in pictures]
+    flat = np.stack(small).reshape(len(pictures), -1).astype(np.float32)
+    flat -= flat.mean(axis=1, keepdims=True)
+    spread = flat.std(axis=1, keepdims=True)
+    length = np.linalg.norm(flat, axis=1, keepdims=True)
+    return np.where(spread < FLAT, 0, flat / np.maximum(length, 1e-6)).astype(np.float32)
+
+
+def _best_likeness(film: Traits, queries: Float[np.ndarray, "n 2 d"]) -> Float[np.ndarray, "n 2"]:
+    """Equation (1) for every query and its mirror image."""
+    if not len(film.seconds):
+        return np.zeros(queries.shape[:2], np.float32)
+    return (queries.reshape(-1, queries.shape[-1]) @ _cut(film).T).max(axis=1).reshape(-1, 2)
+
+
+def _cut(film: Traits) -> Float[np.ndarray, "n d"]:
+    """Every crop of every kept picture, crop by crop, as equation (1) has them."""
+    cut = [film.thumbs[:, y : y + h, x : x + w] for y, x, h, w in CROPS]
+    return np.concatenate([_describe(pictures) for pictures in cut])
+
+
+def _candidates(
+    likeness: Float[np.ndarray, "n 2"], owners: Int[np.ndarray, "n"], count: int
+) -> list[int]:
+    """The likeliest parts of a film, best first: those of which the most is found in it."""
+    enough = np.minimum(np.bincount(owners, minlength=count), 2)
+    found = np.zeros(count)
+    for column in likeness.T:
+        hits = np.bincount(owners, column >= LIKE, count)
+        # A small distance from one counts: all that is alike is near one.
+        worth = np.bincount(owners, np.maximum(column - LIKE, 0), count)
+        found = np.maximum(found, np.where((hits >= enough) & (enough > 0), worth, 0))
+    best = np.argsort(found)[::-1][: CANDIDATES + 1]
+    return best[found[best] > 0].tolist()
+
+
+def _prove(films: Sequence[Traits], whole: int, part: int) -> Pair | None:
+    """Step 2: the pair with its best alignment, or None where none makes the films the same."""
+    a, b = films[whole], films[part]
+    chosen = _chosen(b, QUERIES)
+    likeness = np.einsum("q m d, n d -> q m n", _queries(b), _cut(a))
+    best: Pair | None = None
+    for place in np.argsort(likeness.max(axis=2), axis=None)[::-1][:TRIES]:
+        query, mirror = np.unravel_index(place, likeness.shape[:2])
+        picture = int(likeness[query, mirror].argmax()) % len(a.seconds)
+        shift = float(a.seconds[picture] - b.seconds[chosen[query]])
+        seen, shown = _together(a, b, shift)
+        if not len(seen):
+            continue
+        thumbs = b.thumbs[seen, :, ::-1] if mirror else b.thumbs[seen]
+        box = _align(a.thumbs[shown], thumbs)
+        sameness = _sameness(a.thumbs, shown, thumbs, box)
+        if sameness >= SAME and (best is None or sameness > best.sameness):
+            best = Pair(whole, part, sameness, bool(mirror), box, shift)
+        if sameness >= SURE:
+            break
+    return best
+
+
+def _together(
+    whole: Traits, part: Traits, shift: float
+) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
+    """Places of the part's pictures inside the whole's time, and of what the whole shows then; none
+    where that is too little."""
+    there = part.seconds + shift
+    seen = np.flatnonzero((there >= whole.seconds[0] - 0.05) & (there <= whole.end + 0.05))
+    few = min(len(part.seconds), len(whole.seconds))
+    if len(seen) < max(min(3, len(part.seconds)), OVERLAP * few):
+        seen = seen[:0]
+    return seen, np.searchsorted(whole.seconds, there[seen] + 1e-3, side="right").clip(1) - 1
+
+
+def _align(wholes: UInt8[np.ndarray, "n s s"], parts: UInt8[np.ndarray, "n s s"]) -> Box:
+    """The crop of the wholes that is most like the parts: over `SIDES`, then pixel by pixel."""
+    strength = _sharpen(parts).std(axis=(1, 2))
+    best = np.argsort(strength)[::-1][:PROOFS]
+    sharp, parts = _sharpen(wholes[best]), parts[best]
+    _, (_, _, height, width) = max(_place(sharp, parts, h, w) for h, w in SIDES)
+    near = product(range(-1, 2), repeat=2)
+    sides = [(min(height + dy, SIDE), min(width + dx, SIDE)) for dy, dx in near]
+    return max(_place(sharp, parts, h, w) for h, w in sides)[1]
+
+
+def _place(
+    sharp: Float[np.ndarray, "n s s"], parts: UInt8[np.ndarray, "n s s"], height: int, width: int
+) -> tuple[float, Box]:
+    """The best place for all parts at this size, and how well they fit there."""
+    small = _sharpen(np.stack([cv2.resize(p, (width, height)) for p in parts]))
+    pairs = zip(sharp, small, strict=True)
+    fit = np.sum([cv2.matchTemplate(a, b, cv2.TM_CCOEFF_NORMED) for a, b in pairs], axis=0)
+    _, high, _, (left, top) = cv2.minMaxLoc(fit)
+    return float(high), (top, left, height, width)
+
+
+def _sameness(
+    wholes: UInt8[np.ndarray, "m s s"],
+    shown: Int[np.ndarray, "n"],
+    parts: UInt8[np.ndarray, "n s s"],
+    box: Box,
+) -> float:
+    """Equation (3)."""
+    top, left, height, width = box
+    cut = _outline(wholes[:, top : top + height, left : left + width])
+    seen = _outline(parts)
+    # What is kept of two copies may be one frame apart.
+    near = [np.clip(shown + step, 0, len(cut) - 1) for step in (-1, 0, 1)]
+    likeness = np.max([(cut[n] * seen).sum(axis=1) for n in near], axis=0)
+    return float(np.quantile(likeness, LEAST))
+
+
+def _outline(pictures: UInt8[np.ndarray, "n h w"]) -> Float[np.ndarray, "n d"]:
+    """Equation (3): what is sharp in pictures of any size, as vectors of length one, or zero."""
+    half = (SIDE // 2, SIDE // 2)
+    small = [cv2.resize(p, half, interpolation=cv2.INTER_AREA) for p in pictures]
+    flat = _sharpen(np.stack(small)).reshape(len(small), -1)
+    flat -= flat.mean(axis=1, keepdims=True)
+    length = np.linalg.norm(flat, axis=1, keepdims=True)
+    return np.where(length < FLAT, 0, flat / np.maximum(length, 1e-6)).astype(np.float32)
+
+
+def _sharpen(pictures: UInt8[np.ndarray, "n h w"]) -> Float[np.ndarray, "n h w"]:
+    floats = pictures.astype(np.float32)
+    return np.stack([p - cv2.GaussianBlur(p, (0, 0), BLUR) for p in floats])
