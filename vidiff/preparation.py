@@ -25,6 +25,7 @@ from vidiff.data.loading import read_all
 from vidiff.data.video import to_unit
 from vidiff.diffusion.calibration import Calibration, calibrate
 from vidiff.errors import RequestError
+from vidiff.finetuning import kept_calibration, start_from
 from vidiff.manifest import compare, write_manifest
 from vidiff.models.attention import require_backend
 from vidiff.models.layout import resolve
@@ -103,6 +104,11 @@ def prepare(config: TrainConfig, index: Index | None, say: Callable[[str], None]
         config.seed,
     )  # fmt: skip
     model.data, model.seed = data.model_copy(update={"root": ""}), config.seed
+    if config.train.init_from and not any((folder / "checkpoints").glob("step-*")):
+        origin = start_from(model.network, config.train.init_from)
+        if accelerator.is_main_process:
+            write_json(folder / "origin.json", origin)
+        say(f"Starting from the weights of {config.train.init_from}.")
     network = model.network.to(accelerator.device)
     require_backend(config.model.attention, accelerator.device)
     if config.train.compile:
@@ -173,7 +179,11 @@ def _calibration(
     """The run's calibration: measured once, then read back."""
     path = Path(config.out) / "calibration.json"
     if accelerator.is_main_process and not path.exists():
-        measured = measure(train_set, config.train.calibration_clips, config.seed)
+        loop = config.train
+        if loop.init_from and not loop.recalibrate:
+            measured = kept_calibration(loop.init_from)
+        else:
+            measured = measure(train_set, loop.calibration_clips, config.seed)
         say("Calibration\n" + measured.table())
         write_json(path, measured.model_dump(mode="json"))
     accelerator.wait_for_everyone()
