@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, UInt8
 from pydantic import Field
 from torch import Tensor
 
-from vidiff import rollout, tasks
+from vidiff import tasks
 from vidiff.data.clips import read_picture, read_start
 from vidiff.data.codecs import find_codec
 from vidiff.data.export import (
@@ -40,13 +40,13 @@ from vidiff.sampling import CHUNK, SampleConfig
 from vidiff.saved import load
 
 TASKS = ("generate", "image-to-video", "predict", "backward", "interpolate", "upsample-time",
-         "inpaint", "outpaint", "edit", "loop", "rollout")  # fmt: skip
+         "inpaint", "outpaint", "edit")  # fmt: skip
 """Task words that work now."""
 
 INPUTS = ("image", "clip", "mask")
 """Fields of a request that name files."""
 
-LATER = ("upscale", "vary")
+LATER = ("loop", "rollout", "upscale", "vary")
 """Task words of the contract that are not there yet."""
 
 
@@ -72,9 +72,7 @@ class Request(Config):
     frames: int | None = Field(None, ge=2)
     """Frames to make; by default as many as the model was trained on."""
     factor: int = Field(2, ge=2)
-    """Times as many frames, for upsample-time; distance of keyframes, for rollout by keyframes."""
-    method: Literal["slide", "roll", "keyframes"] = "slide"
-    """How a rollout goes on: window after window, rolling noise levels, or keyframes first."""
+    """Times as many frames, for upsample-time."""
     strength: float = Field(0.5, gt=0, le=1)
     """How far an edit may go from the clip: 1 forgets it."""
     sample: SampleConfig = SampleConfig()
@@ -132,7 +130,8 @@ def generate(
     check_task(request)
     find_codec(request.codec)
     model = run if isinstance(run, VideoDiffusion) else load(run, weights)
-    clips = make_clips(model, request, request.seeds, progress)
+    condition = make_condition(model, request)
+    clips = model.sample(condition, request.seeds, request.sample, progress)
     fps = rate_of(model, request)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -228,46 +227,13 @@ def check_task(request: Request) -> None:
         )
     if task not in TASKS:
         raise RequestError(f"There is no task {task!r}.", f"There are: {', '.join(TASKS)}.")
-    needed = {"generate": (), "image-to-video": ("image",), "inpaint": ("clip", "mask"),
-              "loop": (), "rollout": ()}  # fmt: skip
-    for name in INPUTS:
+    needed = {"generate": (), "image-to-video": ("image",), "inpaint": ("clip", "mask")}
+    for name in needed.get(task, ("clip",)):
         value = getattr(request, name)
-        if value is None and name not in needed.get(task, ("clip",)):
-            continue
         if value is None:
             raise RequestError(f"The task {task!r} needs --{name}.", f"Add --{name} FILE.")
         if not Path(value).is_file():
             raise RequestError(f"--{name} {value}: there is no such file.", "Check the path.")
-
-
-def make_clips(
-    model: VideoDiffusion,
-    request: Request,
-    seeds: Sequence[int],
-    progress: Callable[[int, int], None] | None = None,
-) -> UInt8[Tensor, "b t h w c"]:
-    """The clips of a request, one for each seed: one pass of the sampler, or a rollout of many."""
-    if request.task not in ("loop", "rollout"):
-        return model.sample(make_condition(model, request), seeds, request.sample, progress)
-    keep, sample, dt = request.keep, request.sample, model.calibration.dt
-    start = None
-    if request.task == "loop":
-        if request.clip:
-            count = request.frames or model.num_frames
-            start = read_start(request.clip, count, dt, model.size)[None]
-        return rollout.loop(model, keep, seeds, sample, start, progress=progress)
-    total = request.frames or 4 * model.num_frames
-    if request.method == "slide":
-        if request.clip:
-            start = read_start(request.clip, keep, dt, model.size)[None]
-        return rollout.slide(model, total, keep, seeds, sample, start, progress=progress)
-    if request.clip:
-        raise RequestError(
-            f"A rollout by {request.method} cannot continue a clip.", "Use --method slide."
-        )
-    if request.method == "roll":
-        return rollout.roll(model, total, keep, seeds, sample, progress=progress)
-    return rollout.keyframes(model, total, request.factor, keep, seeds, sample, progress=progress)
 
 
 def make_condition(model: VideoDiffusion, request: Request) -> Condition:

@@ -20,12 +20,12 @@ from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_lis
 from einops import rearrange
 from torch import nn
 
+from vidiff.data.cache import describe_cache
 from vidiff.data.index import Index, scan
 from vidiff.data.loading import read_all
 from vidiff.data.video import to_unit
 from vidiff.diffusion.calibration import Calibration, calibrate
 from vidiff.errors import RequestError
-from vidiff.finetuning import kept_calibration, start_from
 from vidiff.manifest import compare, write_manifest
 from vidiff.models.attention import require_backend
 from vidiff.models.layout import resolve
@@ -104,11 +104,6 @@ def prepare(config: TrainConfig, index: Index | None, say: Callable[[str], None]
         config.seed,
     )  # fmt: skip
     model.data, model.seed = data.model_copy(update={"root": ""}), config.seed
-    if config.train.init_from and not any((folder / "checkpoints").glob("step-*")):
-        origin = start_from(model.network, config.train.init_from)
-        if accelerator.is_main_process:
-            write_json(folder / "origin.json", origin)
-        say(f"Starting from the weights of {config.train.init_from}.")
     network = model.network.to(accelerator.device)
     require_backend(config.model.attention, accelerator.device)
     if config.train.compile:
@@ -179,11 +174,7 @@ def _calibration(
     """The run's calibration: measured once, then read back."""
     path = Path(config.out) / "calibration.json"
     if accelerator.is_main_process and not path.exists():
-        loop = config.train
-        if loop.init_from and not loop.recalibrate:
-            measured = kept_calibration(loop.init_from)
-        else:
-            measured = measure(train_set, loop.calibration_clips, config.seed)
+        measured = measure(train_set, config.train.calibration_clips, config.seed)
         say("Calibration\n" + measured.table())
         write_json(path, measured.model_dump(mode="json"))
     accelerator.wait_for_everyone()
@@ -278,6 +269,7 @@ def _summary(session: Session) -> str:
     windows = {side: session.index.split(side).num_windows for side in ("train", "test")}
     layout = resolve(config.model, config.data.size)
     size = count * 4 * (3 + len(config.train.ema)) / 1e6
+    cache = describe_cache(session.index)
     return "\n".join(
         [
             f"Network      {count / 1e6:.2f} M parameters, widths {layout.widths}, "
@@ -285,6 +277,7 @@ def _summary(session: Session) -> str:
             f"Clips        {config.data.num_frames} frames of {config.data.size}x"
             f"{config.data.size}; {windows['train']} windows to train on, "
             f"{windows['test']} held out",
+            *([f"Cache        {cache}"] if cache else []),
             f"Steps        {state.step} of {session.steps} done, "
             f"{config.train.batch_size} clips each on "
             f"{session.accelerator.num_processes} process(es), "
