@@ -152,10 +152,29 @@ def test_tasks_with_inputs_keep_what_they_were_given(
         "inpaint": ["--clip", clip, "--mask", str(mask)],
         "outpaint": ["--clip", clip, "--inner", "0.5"],
         "edit": ["--clip", clip, "--strength", "0.3"],
+        "loop": ["--keep", "2"],
+        "rollout": ["--keep", "2", "--frames", "13", "--clip", clip],
     }.items():
         code = main(["sample", str(run), "--task", task, *words, *common])
         assert (task, code) == (task, 2 if task in ("inpaint", "outpaint") else 0)
         assert (tmp_path / "out" / f"{task}-seed0000.mp4").exists() == (code == 0)
+
+
+@pytest.mark.parametrize("method", ["slide", "roll", "keyframes"])
+def test_a_rollout_is_as_long_as_asked_and_made_again_bit_for_bit(
+    method: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--task", "rollout", "--method", method, "--frames", "11", "--keep", "2"]
+    out = str(tmp_path / "out")
+    assert main(["sample", str(run), *words, "--steps", "2", "--out", out]) == 0
+    clip = tmp_path / "out" / "rollout-seed0000.mp4"
+    assert probe(clip).num_frames == 11
+    again = str(tmp_path / "again")
+    assert main(["replay", str(clip), "--run", str(run), "--out", again]) == 0
+    assert "bit for bit" in capsys.readouterr().out
+    start = str(tmp_path / "out" / "rollout-seed0000.mp4")
+    code = main(["sample", str(run), *words, "--steps", "2", "--clip", start, "--out", again])
+    assert code == (0 if method == "slide" else 2)
 
 
 def test_a_run_with_pixel_levels_fills_holes_and_frames(clips: Path, tmp_path: Path) -> None:

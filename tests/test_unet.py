@@ -268,8 +268,8 @@ TEMPORAL = ("over_time", "attention")
 def test_in_plain_training_every_weight_gets_a_gradient(
     norm: Norm, settings: dict[str, Any]
 ) -> None:
-    config = SMALL | settings | {"classes": 3, "text_width": 5, "pixel_levels": True}
-    net = SpaceTimeUNet(ModelConfig(**config, norm=norm), 8)
+    told: dict[str, Any] = {"classes": 3, "text": "words", "hint": {}, "pixel_levels": True}
+    net = SpaceTimeUNet(ModelConfig(**SMALL | settings | told, norm=norm), 8)
     out, u = net(*draw())
     (out.sum() + u.sum()).backward()
     assert [name for name, p in net.named_parameters() if p.grad is None] == []
@@ -286,7 +286,7 @@ def test_in_image_mode_only_layers_over_time_go_without_a_gradient() -> None:
 
 
 def test_labels_and_text_alter_the_output_and_none_is_none() -> None:
-    net = build(classes=3, text_width=5)
+    net = build(classes=3, text="given", text_width=5)
     inputs = draw()
     plain = net(*inputs)[0]
     none = net(*inputs, label=torch.tensor([3, -1]), text=torch.zeros(2, 5))[0]
@@ -296,7 +296,7 @@ def test_labels_and_text_alter_the_output_and_none_is_none() -> None:
 
 
 def test_hint_and_pixel_levels_enter_where_the_network_was_built_for_them() -> None:
-    net = build(hint_channels=3, pixel_levels=True)
+    net = build(hint={}, pixel_levels=True)
     x, levels, dt = draw()
     plain = net(x, levels, dt)[0]
     pixel = torch.zeros(2, 1, 4, 8, 8)
@@ -307,9 +307,7 @@ def test_hint_and_pixel_levels_enter_where_the_network_was_built_for_them() -> N
         assert not torch.allclose(net(x, levels, dt, **given)[0], plain, atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("given", "field"), [("hint", "hint_channels"), ("pixel_noise", "pixel_levels")]
-)
+@pytest.mark.parametrize(("given", "field"), [("hint", "hint"), ("pixel_noise", "pixel_levels")])
 def test_an_input_the_network_was_not_built_for_is_an_error(given: str, field: str) -> None:
     x, levels, dt = draw()
     extra = x if given == "hint" else x[:, :1]

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, UInt8
 from pydantic import Field
 from torch import Tensor
 
-from vidiff import tasks
+from vidiff import rollout, tasks
 from vidiff.data.clips import read_picture, read_start
 from vidiff.data.codecs import find_codec
 from vidiff.data.export import (
@@ -40,13 +40,13 @@ from vidiff.sampling import CHUNK, SampleConfig
 from vidiff.saved import load
 
 TASKS = ("generate", "image-to-video", "predict", "backward", "interpolate", "upsample-time",
-         "inpaint", "outpaint", "edit")  # fmt: skip
+         "inpaint", "outpaint", "edit", "loop", "rollout")  # fmt: skip
 """Task words that work now."""
 
 INPUTS = ("image", "clip", "mask")
 """Fields of a request that name files."""
 
-LATER = ("loop", "rollout", "upscale", "vary")
+LATER = ("upscale", "vary")
 """Task words of the contract that are not there yet."""
 
 
@@ -69,10 +69,16 @@ class Request(Config):
     """Share of each side that the given clip takes up, for outpaint."""
     keep: int = Field(4, ge=1)
     """Frames of the clip that are kept, for predict, backward and interpolate (at each end)."""
+    label: str | None = None
+    """Class, by name or number; for models that were trained with model.classes."""
+    caption: str | None = None
+    """Text; for models that were trained with model.text."""
     frames: int | None = Field(None, ge=2)
     """Frames to make; by default as many as the model was trained on."""
     factor: int = Field(2, ge=2)
-    """Times as many frames, for upsample-time."""
+    """Times as many frames, for upsample-time; distance of keyframes, for rollout by keyframes."""
+    method: Literal["slide", "roll", "keyframes"] = "slide"
+    """How a rollout goes on: window after window, rolling noise levels, or keyframes first."""
     strength: float = Field(0.5, gt=0, le=1)
     """How far an edit may go from the clip: 1 forgets it."""
     sample: SampleConfig = SampleConfig()
@@ -130,8 +136,7 @@ def generate(
     check_task(request)
     find_codec(request.codec)
     model = run if isinstance(run, VideoDiffusion) else load(run, weights)
-    condition = make_condition(model, request)
-    clips = model.sample(condition, request.seeds, request.sample, progress)
+    clips = make_clips(model, request, request.seeds, progress)
     fps = rate_of(model, request)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -227,16 +232,58 @@ def check_task(request: Request) -> None:
         )
     if task not in TASKS:
         raise RequestError(f"There is no task {task!r}.", f"There are: {', '.join(TASKS)}.")
-    needed = {"generate": (), "image-to-video": ("image",), "inpaint": ("clip", "mask")}
-    for name in needed.get(task, ("clip",)):
+    needed = {"generate": (), "image-to-video": ("image",), "inpaint": ("clip", "mask"),
+              "loop": (), "rollout": ()}  # fmt: skip
+    for name in INPUTS:
         value = getattr(request, name)
+        if value is None and name not in needed.get(task, ("clip",)):
+            continue
         if value is None:
             raise RequestError(f"The task {task!r} needs --{name}.", f"Add --{name} FILE.")
         if not Path(value).is_file():
             raise RequestError(f"--{name} {value}: there is no such file.", "Check the path.")
 
 
+def make_clips(
+    model: VideoDiffusion,
+    request: Request,
+    seeds: Sequence[int],
+    progress: Callable[[int, int], None] | None = None,
+) -> UInt8[Tensor, "b t h w c"]:
+    """The clips of a request, one for each seed: one pass of the sampler, or a rollout of many."""
+    if request.task not in ("loop", "rollout"):
+        return model.sample(make_condition(model, request), seeds, request.sample, progress)
+    keep, sample, dt = request.keep, request.sample, model.calibration.dt
+    start = None
+    if request.task == "loop":
+        if request.clip:
+            count = request.frames or model.num_frames
+            start = read_start(request.clip, count, dt, model.size)[None]
+        return rollout.loop(model, keep, seeds, sample, start, progress=progress)
+    total = request.frames or 4 * model.num_frames
+    if request.method == "slide":
+        if request.clip:
+            start = read_start(request.clip, keep, dt, model.size)[None]
+        return rollout.slide(model, total, keep, seeds, sample, start, progress=progress)
+    if request.clip:
+        raise RequestError(
+            f"A rollout by {request.method} cannot continue a clip.", "Use --method slide."
+        )
+    if request.method == "roll":
+        return rollout.roll(model, total, keep, seeds, sample, progress=progress)
+    return rollout.keyframes(model, total, request.factor, keep, seeds, sample, progress=progress)
+
+
 def make_condition(model: VideoDiffusion, request: Request) -> Condition:
+    """The task of a request with its label and caption.
+
+    Raises:
+        RequestError: no such label, or a model that was trained without.
+    """
+    return model.tell(_read_task(model, request), request.label, request.caption)
+
+
+def _read_task(model: VideoDiffusion, request: Request) -> Condition:
     """The task of a request, inputs read at the model's size and rate."""
     size, total = model.size, request.frames or model.num_frames
     keep, dt = request.keep, model.calibration.dt

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
-from vidiff import sampling
+from vidiff import conditions, sampling
 from vidiff.data.index import DataConfig
 from vidiff.data.video import to_bytes, to_unit
 from vidiff.diffusion import process
@@ -56,6 +56,7 @@ class VideoDiffusion:
     Attributes:
         weights_hash, data_digest: SHA-256 of the weights that `load` chose, and of the clips.
         find_reference: loads what the name of a reference means beside its checkpoint (saved.py).
+        classes: names of its class labels, in their order.
         data, seed: how its training clips were cut and split, so that the same are held out again.
     """
 
@@ -76,12 +77,18 @@ class VideoDiffusion:
         self.weights_hash = self.data_digest = ""
         self.find_reference: Callable[[str], VideoDiffusion] | None = None
         self.data: DataConfig | None = None
+        self.classes: tuple[str, ...] = ()
         self.seed = 0
 
     @property
     def device(self) -> torch.device:
         """Where the network lives."""
         return next(self.network.parameters()).device
+
+    @property
+    def config(self) -> ModelConfig:
+        """Of the network, with what it can be told."""
+        return self.network.config  # type: ignore[return-value]
 
     @property
     def fps(self) -> float:
@@ -110,13 +117,20 @@ class VideoDiffusion:
         return process.draw_levels(quantiles, mean, sd, self.process.tail, c.sigma_min, c.sigma_max)
 
     def _ask(
-        self, network: nn.Module, noisy: Tensor, sigma: Tensor, condition: dict[str, Any]
+        self,
+        network: nn.Module,
+        noisy: Tensor,
+        sigma: Tensor,
+        condition: dict[str, Any],
+        blind: Bool[Tensor, "b"] | None = None,
     ) -> tuple[Float[Tensor, "b c t h w"], Float[Tensor, "b t"]]:
         """Equation (2) of process.py: the denoised clip and the learned log-uncertainty."""
         b, _, t, _, _ = noisy.shape
         c = process.scalings(sigma)
         frame = c.noise.amax(dim=(3, 4), keepdim=True).expand(b, 1, t, 1, 1)
         pixel = c.noise - frame if c.noise.shape[-1] > 1 else None
+        if pixel is not None and blind is not None:
+            pixel = pixel.masked_fill(blind.to(pixel.device).view(-1, 1, 1, 1, 1), 0.0)
         out, u = network(c.into * noisy, frame[:, 0, :, 0, 0], pixel_noise=pixel, **condition)
         return c.skip * noisy + c.out * out.float(), u.float()
 
@@ -135,9 +149,11 @@ class VideoDiffusion:
             batch: clips and their global positions.
             batch_size: the global batch, over which the levels are stratified.
             network: the prepared network to call; by default this one's.
-            condition: a field of levels instead of one drawn from the mixture.
+            condition: a field of levels instead of one drawn from the mixture; then nothing that
+                is known of the clips is left out.
         """
         positions, total = list(batch.positions), batch_size or len(batch)
+        drawn = condition is None
         if condition is None:
             quantiles = _stratified(seed, positions, total)
             condition = draw(self.tasks, self.levels, quantiles, batch.frames, seed, positions)
@@ -145,8 +161,13 @@ class VideoDiffusion:
         noise = draw_normal(seed, positions, "noise", tuple(clean.shape[1:])).to(self.device)
         sigma = condition.floor.to(self.device)
         noisy = process.add_noise(clean, sigma, noise)
-        extra = self._conditions(batch.dt, batch.label) | {"image_mode": image_mode}
-        denoised, u = self._ask(network or self.network, noisy, sigma, extra)
+        told = self._of_batch(batch, clean, seed)
+        blind = None
+        if drawn:
+            told = conditions.drop(told, self.config.drop, seed, positions)
+            blind = conditions.dropped(self.config.drop, "pixels", seed, positions)
+        extra = told | {"image_mode": image_mode}
+        denoised, u = self._ask(network or self.network, noisy, sigma, extra, blind)
         pixels = None if condition.weight is None else condition.weight.to(self.device)
         emphasis = self.process.motion_emphasis
         error = process.weighted_error(denoised, clean, sigma, emphasis, pixels)
@@ -155,18 +176,48 @@ class VideoDiffusion:
         level = sigma.amax(dim=(1, 3, 4)).expand_as(error)
         return Loss(value, error.detach(), level)
 
-    def _conditions(self, dt: Tensor | None, label: Tensor | None) -> dict[str, Any]:
-        if dt is None:
-            raise RequestError("The frame spacing dt of these clips is missing.")
-        ratio = (dt / self.calibration.dt).to(self.device, torch.float32)
-        return {"dt": ratio, "label": None if label is None else label.to(self.device)}
+    def _of_batch(self, batch: Batch, clean: Tensor, seed: int) -> conditions.Told:
+        """All that is known of training clips, as the network takes it."""
+        config, told = self.config, {"dt": batch.dt / self.calibration.dt}
+        if config.classes and batch.label is not None:
+            told["label"] = batch.label
+        if batch.caption is not None:
+            told |= conditions.tell_captions(config, batch.caption)
+        if config.hint is not None:
+            told |= conditions.draw_hint(clean, config.hint, seed, batch.positions)
+        return {name: value.to(self.device) for name, value in told.items()}
 
-    def denoiser(self, condition: Condition, image_mode: bool = False) -> Denoiser:
-        """`denoise(noisy, sigma) -> clean` under a condition, guided by nothing."""
+    def _of_condition(self, condition: Condition) -> conditions.Told:
+        """All that is known of clips to sample, as the network takes it."""
+        conditions.check(self.config, condition)
         dt = condition.dt
         if dt is None:
             dt = torch.full((len(condition),), self.calibration.dt)
-        extra = self._conditions(dt, condition.label) | {"image_mode": image_mode}
+        told = {"dt": (dt / self.calibration.dt).float()}
+        for name in ("label", "text", "words"):
+            if (value := getattr(condition, name)) is not None:
+                told[name] = value
+        if condition.hint is not None and self.config.hint is not None:
+            level, key = condition.hint_level, condition.key
+            if level is None:
+                level = torch.full((len(condition),), self.config.hint.level)
+            keys = [0] * len(condition) if key is None else key.tolist()
+            told |= conditions.show_hint(self.to_model(condition.hint), self.size, level, 0, keys)
+        return {name: value.to(self.device) for name, value in told.items()}
+
+    def tell(
+        self, condition: Condition, label: int | str | None = None, caption: str | None = None
+    ) -> Condition:
+        """The condition with a class, by name or number, and a caption for every clip of it.
+
+        Raises:
+            RequestError: no such class, with the nearest; or a model that was trained without.
+        """
+        return conditions.add_words(condition, self.config, self.classes, label, caption)
+
+    def denoiser(self, condition: Condition, image_mode: bool = False) -> Denoiser:
+        """`denoise(noisy, sigma) -> clean` under a condition, guided by nothing."""
+        extra = self._of_condition(condition) | {"image_mode": image_mode}
 
         def denoise(noisy: Tensor, sigma: Tensor) -> Tensor:
             return self._ask(self.network, noisy, sigma, extra)[0]

@@ -20,15 +20,15 @@ from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_lis
 from einops import rearrange
 from torch import nn
 
-from vidiff.data.cache import describe_cache
 from vidiff.data.index import Index, scan
 from vidiff.data.loading import read_all
 from vidiff.data.video import to_unit
 from vidiff.diffusion.calibration import Calibration, calibrate
 from vidiff.errors import RequestError
+from vidiff.finetuning import kept_calibration, start_from
 from vidiff.manifest import compare, write_manifest
 from vidiff.models.attention import require_backend
-from vidiff.models.layout import resolve
+from vidiff.models.layout import fit_conditions, resolve
 from vidiff.models.sharding import shard
 from vidiff.models.unet import Block
 from vidiff.pipeline import VideoDiffusion, build
@@ -94,16 +94,24 @@ def prepare(config: TrainConfig, index: Index | None, say: Callable[[str], None]
     folder = Path(config.out)
     index = index or scan(config.data, config.seed)
     index.require()
+    told = any(entry.caption for entry in index.usable)
+    model_config = fit_conditions(config.model, len(index.labels), told)
     changes = claim(config) if accelerator.is_main_process else []
     say = say if accelerator.is_main_process else _silent
     accelerator.wait_for_everyone()
     calibration = _calibration(config, index.split("train"), accelerator, say)
     data = config.data
     model = build(
-        config.model, calibration, data.num_frames, data.size, config.process, config.tasks,
+        model_config, calibration, data.num_frames, data.size, config.process, config.tasks,
         config.seed,
     )  # fmt: skip
     model.data, model.seed = data.model_copy(update={"root": ""}), config.seed
+    model.classes = index.labels if model_config.classes else ()
+    if config.train.init_from and not any((folder / "checkpoints").glob("step-*")):
+        origin = start_from(model.network, config.train.init_from)
+        if accelerator.is_main_process:
+            write_json(folder / "origin.json", origin)
+        say(f"Starting from the weights of {config.train.init_from}.")
     network = model.network.to(accelerator.device)
     require_backend(config.model.attention, accelerator.device)
     if config.train.compile:
@@ -111,7 +119,7 @@ def prepare(config: TrainConfig, index: Index | None, say: Callable[[str], None]
     if config.train.sharding == "fsdp" and accelerator.num_processes > 1:
         shard(network, _is_block, accelerator.device)
     state = fresh_state(network, config.optimizer, config.train.ema, config.model.norm == "mp")
-    about = {"pipeline": describe(model, config.model), "data": index.digest}
+    about = {"pipeline": describe(model, model_config), "data": index.digest}
     changes += _resume(state, config, index, say)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
@@ -174,7 +182,11 @@ def _calibration(
     """The run's calibration: measured once, then read back."""
     path = Path(config.out) / "calibration.json"
     if accelerator.is_main_process and not path.exists():
-        measured = measure(train_set, config.train.calibration_clips, config.seed)
+        loop = config.train
+        if loop.init_from and not loop.recalibrate:
+            measured = kept_calibration(loop.init_from)
+        else:
+            measured = measure(train_set, loop.calibration_clips, config.seed)
         say("Calibration\n" + measured.table())
         write_json(path, measured.model_dump(mode="json"))
     accelerator.wait_for_everyone()
@@ -269,7 +281,6 @@ def _summary(session: Session) -> str:
     windows = {side: session.index.split(side).num_windows for side in ("train", "test")}
     layout = resolve(config.model, config.data.size)
     size = count * 4 * (3 + len(config.train.ema)) / 1e6
-    cache = describe_cache(session.index)
     return "\n".join(
         [
             f"Network      {count / 1e6:.2f} M parameters, widths {layout.widths}, "
@@ -277,7 +288,6 @@ def _summary(session: Session) -> str:
             f"Clips        {config.data.num_frames} frames of {config.data.size}x"
             f"{config.data.size}; {windows['train']} windows to train on, "
             f"{windows['test']} held out",
-            *([f"Cache        {cache}"] if cache else []),
             f"Steps        {state.step} of {session.steps} done, "
             f"{config.train.batch_size} clips each on "
             f"{session.accelerator.num_processes} process(es), "

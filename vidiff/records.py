@@ -126,7 +126,17 @@ class Condition(_Shown):
     """Loss weight in training (0 on frames that are given)."""
     dt: Float[Tensor, "b"] | None = None
     label: Int[Tensor, "b"] | None = None
+    """Class of each clip; -1 for none."""
     text: Float[Tensor, "b d"] | None = None
+    """Embedding of a text, of unit RMS; zeros for none."""
+    words: Int[Tensor, "b l"] | None = None
+    """Hashed words of a caption; zeros for none."""
+    hint: UInt8[Tensor, "b t h2 w2 c"] | None = None
+    """The clip in low resolution, of any size."""
+    hint_level: Float[Tensor, "b"] | None = None
+    """Noise level given to the hint; by default the model's own."""
+    key: Int[Tensor, "b"] | None = None
+    """Seed of each clip, for the noise that belongs to the condition (the hint's)."""
     lag: Float[Tensor, "t"] | None = None
     """Schedule steps by which each frame falls behind (rolling generation)."""
 

@@ -116,6 +116,7 @@ def sample(
     condition = _repeat(condition or generate(len(seeds), model.num_frames), len(seeds))
     if condition.dt is None:
         condition = replace(condition, dt=torch.full((len(seeds),), model.calibration.dt))
+    condition = replace(condition, key=torch.tensor(seeds))
     require_guide(model, condition, config, reference)
     if model.device.type == "cpu":
         chunk = 1  # as fast as many, and no bit depends on how many
@@ -201,7 +202,7 @@ def require_guide(
         return
     asked = f"guidance={config.guidance:g} with guide={config.guide}"
     match config.guide:
-        case "condition" if condition.label is None and condition.text is None:
+        case "condition" if condition.label is condition.text is condition.words is None:
             raise RequestError(
                 f"{asked} needs a class or a text to guide towards.",
                 "Name one, or use guide=auto or guide=time, which need none.",
@@ -280,7 +281,8 @@ def _blank(condition: Condition) -> Condition:
     """Without a class and without a text."""
     label = None if condition.label is None else torch.full_like(condition.label, -1)
     text = None if condition.text is None else torch.zeros_like(condition.text)
-    return replace(condition, label=label, text=text)
+    words = None if condition.words is None else torch.zeros_like(condition.words)
+    return replace(condition, label=label, text=text, words=words)
 
 
 def _each(condition: Condition, change: Callable[[Tensor], Tensor]) -> Condition:

@@ -39,6 +39,7 @@ def describe(model: VideoDiffusion, config: ModelConfig) -> dict[str, Any]:
         "size": model.size,
         "data": None if model.data is None else model.data.model_dump(mode="json"),
         "seed": model.seed,
+        "classes": list(model.classes),
     }
 
 
@@ -120,7 +121,7 @@ def rebuild(parts: dict[str, Any], tensors: dict[str, Any]) -> VideoDiffusion:
     model.network.load_state_dict(tensors | flat)
     model.network.eval().requires_grad_(False)
     model.data = None if parts["data"] is None else DataConfig(**parts["data"])
-    model.seed = parts["seed"]
+    model.seed, model.classes = parts["seed"], tuple(parts.get("classes", ()))
     return model
 
 

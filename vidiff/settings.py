@@ -56,6 +56,11 @@ class LoopConfig(Config):
     patience: int = Field(5, ge=2)
     """Steps in a row: not finite, and the run goes back to its last checkpoint; spiking, and
     their gradient norm is taken for the new level."""
+    init_from: str | None = None
+    """Start from the trained weights of another run, a checkpoint or an export."""
+    recalibrate: bool = True
+    """With init_from: measure the new clips, or (false) keep the source's calibration, for more
+    clips of the same kind."""
     sharding: Literal["none", "fsdp"] = "none"
     """`fsdp`: weights, gradients, averages and optimizer state split over the processes, and
     checkpoints too; for networks that do not fit on one GPU. The numbers stay the same."""
@@ -89,8 +94,7 @@ class TrainConfig(Config):
     """How long and how often."""
 
 
-FREE_TO_CHANGE = ("out", "data.root", "data.workers", "data.cache", "data.cache_mb",
-                  "data.max_bad", "model.checkpointing",
+FREE_TO_CHANGE = ("out", "data.root", "data.workers", "data.cache_mb", "model.checkpointing",
                   "train.allow", "train.log_every", "train.keep", "train.threads",
                   "train.preview_every", "train.max_minutes", "train.micro_batch",
                   "train.checkpoint_every", "train.compile", "train.sharding")  # fmt: skip

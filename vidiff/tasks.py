@@ -180,8 +180,13 @@ def generate(count: int, num_frames: int) -> Condition:
     return Condition(floor=floor, start=torch.full_like(floor, torch.inf))
 
 
-def subset(frames: UInt8[Tensor, "b k h w c"], places: Sequence[int], num_frames: int) -> Condition:
-    """Given frames at any places of a clip; negative places count from the end.
+def subset(
+    frames: UInt8[Tensor, "b k h w c"],
+    places: Sequence[int],
+    num_frames: int,
+    level: float = HELD,
+) -> Condition:
+    """Given frames at any places of a clip, held at `level`; negative places count from the end.
 
     Raises:
         RequestError: a place is outside the clip or named twice, or all are given.
@@ -197,13 +202,15 @@ def subset(frames: UInt8[Tensor, "b k h w c"], places: Sequence[int], num_frames
     known[:, index] = frames
     mask = torch.zeros(b, num_frames, 1, 1, dtype=torch.bool)
     mask[:, index] = True
-    return hold(known, mask)
+    return hold(known, mask, level)
 
 
-def predict(frames: UInt8[Tensor, "b k h w c"], num_frames: int | None = None) -> Condition:
+def predict(
+    frames: UInt8[Tensor, "b k h w c"], num_frames: int | None = None, level: float = HELD
+) -> Condition:
     """Continue clips: their last frames come first. By default 16 frames in all, or twice `k`."""
     total = max(16, 2 * frames.shape[1]) if num_frames is None else num_frames
-    return subset(frames, range(frames.shape[1]), total)
+    return subset(frames, range(frames.shape[1]), total, level)
 
 
 def image_to_video(image: UInt8[Tensor, "b h w c"], num_frames: int = 16) -> Condition:

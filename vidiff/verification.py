@@ -21,7 +21,7 @@ from vidiff.generation import (
     INPUTS,
     Request,
     hash_frames,
-    make_condition,
+    make_clips,
     rate_of,
     write_clip,
 )
@@ -181,9 +181,8 @@ def replay(
     threads = torch.get_num_threads()
     torch.set_num_threads(int(facts["threads"]))
     try:
-        condition = make_condition(model, request)
         batch = [int(seed) for seed in facts["batch"]]
-        frames = model.sample(condition, batch, request.sample, progress)
+        frames = make_clips(model, request, batch, progress)
     finally:
         torch.set_num_threads(threads)
     row = batch.index(request.seeds[0])

@@ -29,9 +29,12 @@ def register(commands: Commands) -> None:
     sample.add_argument("--mask", help="picture or video, white where inpaint fills")
     sample.add_argument("--feather", type=int, help="pixels beside the hole that may change too")
     sample.add_argument("--inner", type=float, help="share of each side given, for outpaint")
+    sample.add_argument("--label", help="class, by name or number")
+    sample.add_argument("--caption", help="text, for models trained with captions")
     sample.add_argument("--keep", type=int, help="given frames (default: 4)")
     sample.add_argument("--frames", type=int, help="frames of the result")
     sample.add_argument("--factor", type=int, help="times as many frames, for upsample-time")
+    sample.add_argument("--method", help="of a rollout: slide, roll or keyframes")
     sample.add_argument("--strength", type=float, help="0..1, for edit (default: 0.5)")
     sample.add_argument("--codec", help="h264, h264-10bit, hevc, vp9, av1 or lossless")
     sample.add_argument("--gif", action="store_true", help="write GIFs too")
@@ -71,7 +74,7 @@ def _sample(args: argparse.Namespace) -> int:
     words = [f"{k}={getattr(args, k)}" for k in own if getattr(args, k) is not None]
     how = load_config(SampleConfig, None, [*words, *args.words])
     names = ("task", "image", "clip", "mask", "keep", "frames", "factor", "strength", "codec",
-             "feather", "inner",
+             "feather", "inner", "method", "label", "caption",
              "gif", "webp", "png", "measure")  # fmt: skip
     rest = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
     request = make_config(Request, seeds=parse_seeds(args.seeds), sample=how, **rest)

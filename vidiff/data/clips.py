@@ -173,15 +173,15 @@ def read_picture(path: str | os.PathLike[str], size: int) -> UInt8[Tensor, "h w 
 
 
 def collate(clips: Sequence[Clip], positions: Sequence[int]) -> Batch:
-    """Clips side by side. Labels are kept where every clip has one, captions where any has."""
-    labels = [clip.label for clip in clips if clip.label is not None]
+    """Clips side by side. Labels (-1 for none) and captions are kept where any clip has one."""
+    labels = [-1 if clip.label is None else clip.label for clip in clips]
     captions = tuple(clip.caption for clip in clips)
     return Batch(
         frames=torch.stack([clip.frames for clip in clips]),
         dt=torch.tensor([clip.dt for clip in clips], dtype=torch.float32),
         positions=tuple(positions),
         sources=tuple(clip.source for clip in clips),
-        label=torch.tensor(labels) if len(labels) == len(clips) else None,
+        label=torch.tensor(labels) if max(labels) >= 0 else None,
         caption=captions if any(captions) else None,
     )
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vidiff.errors import RequestError
 from vidiff.models.attention import Backend
+from vidiff.models.conditioning import DropConfig, HintConfig
 from vidiff.models.layers import Norm
+from vidiff.models.text import HUGGING_FACE, load_encoder
 from vidiff.runs.config import Config
 
 
@@ -64,16 +66,32 @@ class ModelConfig(Config):
     """Attention kernels: `auto` is torch's scaled_dot_product_attention."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout inside blocks; 0.1 to 0.2 below some 10,000 clips and long runs."""
-    classes: int = Field(0, ge=0)
-    """Number of class labels; 0 for none."""
+    classes: Annotated[int, Field(ge=0)] | Literal["auto"] = 0
+    """Number of class labels, 0 for none; `auto`: as many as the folder of clips has."""
+    text: str | None = None
+    """`words`: captions, by a small encoder trained with the network; `hf:NAME`: captions, by an
+    encoder of Hugging Face; `given`: embeddings of `text_width` numbers that you bring."""
     text_width: int = Field(0, ge=0)
-    """Width of a pooled text embedding; 0 for none."""
-    hint_channels: int = Field(0, ge=0)
-    """Channels of a clip given beside the noisy one (spatial upscaling); 0 for none."""
+    """Width of the text embedding, with `given`; known by itself otherwise."""
+    hint: HintConfig | None = None
+    """A low-resolution clip given beside the noisy one (spatial upscaling)."""
     pixel_levels: bool = False
     """Accept noise levels that differ between the pixels of a frame (in-painting)."""
+    drop: DropConfig = DropConfig()
+    """How often training leaves each condition out."""
     checkpointing: bool = False
     """Recompute each block in the backward pass: less memory, a third more time."""
+
+    @model_validator(mode="after")
+    def _text(self) -> ModelConfig:
+        text = self.text
+        if text not in (None, "words", "given") and not text.startswith(HUGGING_FACE):
+            raise ValueError(f"text={text} must be words, given or {HUGGING_FACE}NAME")
+        if (text == "given") != (self.text_width > 0) and text in (None, "words", "given"):
+            raise ValueError(
+                f"text={text} with text_width={self.text_width}: `given`, and only it, has a width"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -108,3 +126,31 @@ def resolve(config: ModelConfig, frame_size: int) -> Layout:
     if temporal_map is None:
         temporal_map = max(named.temporal_map, frame_size // multiple)
     return Layout(patch, widths, config.blocks or named.blocks, temporal_map, config.joint_map)
+
+
+def fit_conditions(config: ModelConfig, classes: int, captioned: bool) -> ModelConfig:
+    """The configuration with what it leaves to the folder of clips, or to a text encoder, filled.
+
+    Args:
+        classes: how many labels the clips have among them.
+        captioned: whether any clip has a caption.
+
+    Raises:
+        RequestError: the clips lack what the network is to be told, or have more of it.
+    """
+    count = config.classes
+    if count == "auto" or 0 < count < classes:
+        if not classes or count != "auto":
+            raise RequestError(
+                f"model.classes={count}, but the clips have {classes} labels.",
+                "Sub-folders of data.root are the labels. Use model.classes=auto, or 0 for none.",
+            )
+        config = config.model_copy(update={"classes": classes})
+    if config.text not in (None, "given") and not captioned:
+        raise RequestError(
+            f"model.text={config.text}, but no clip has a caption.",
+            "Put the caption of clip.mp4 into clip.txt beside it, or leave model.text out.",
+        )
+    if config.text is not None and config.text.startswith(HUGGING_FACE) and not config.text_width:
+        config = config.model_copy(update={"text_width": load_encoder(config.text).width})
+    return config

@@ -128,8 +128,22 @@ class SpaceTimeUNet(nn.Module):
         self.config, self.layout, self.channels = config, layout, channels
         p, widths, norm = layout.patch, layout.widths, config.norm
         emb = 4 * widths[0] if widths[0] < 128 else 2 * widths[-1]
-        self.embedding = Embedding(emb, norm, config.classes, config.text_width)
-        inputs = (channels + config.hint_channels + config.pixel_levels) * p * p + 1
+        if config.classes == "auto":
+            raise RequestError(
+                "A network needs the number of its classes, not model.classes=auto.",
+                "Give the number; `vidiff train` counts the labels of the folder.",
+            )
+        self.embedding = Embedding(
+            emb,
+            norm,
+            config.classes,
+            config.text_width,
+            words=config.text == "words",
+            hint=config.hint is not None,
+        )
+        shown = channels if config.hint else 0
+        self.extra = {"hint": shown, "pixel_levels": int(config.pixel_levels)}
+        inputs = (channels + sum(self.extra.values())) * p * p + 1
         self.stem = Weighted(inputs, widths[0], (1, 1), norm)
         sides = [frame_size // p // 2**i for i in range(len(widths))]
         last = len(widths) - 1
@@ -174,7 +188,9 @@ class SpaceTimeUNet(nn.Module):
         *,
         label: Int[Tensor, "b"] | None = None,
         text: Float[Tensor, "b d"] | None = None,
+        words: Int[Tensor, "b l"] | None = None,
         hint: Float[Tensor, "b c2 t h w"] | None = None,
+        hint_noise: Float[Tensor, "b"] | None = None,
         pixel_noise: Float[Tensor, "b 1 t h w"] | None = None,
         image_mode: bool = False,
     ) -> tuple[Float[Tensor, "b c t h w"], Float[Tensor, "b t"]]:
@@ -183,10 +199,13 @@ class SpaceTimeUNet(nn.Module):
         Args:
             x: noisy clip, scaled to unit variance.
             c_noise: noise level of each frame, `ln(sigma) / 4`.
-            dt: seconds between frames over the reference spacing (1: the usual rate).
-            label: class, or `classes` for none.
+            dt: seconds between frames over the reference spacing (1: the usual rate); 0 for an
+                unknown rate, which counts as the usual one where time is measured.
+            label: class; `classes` or -1 for none.
             text: pooled text embedding, zeros for none.
-            hint: low-resolution clip, brought to this size.
+            words: hashed words of a caption (text.py), zeros for none.
+            hint: low-resolution clip, brought to this size and unit variance; zeros for none.
+            hint_noise: its noise level, `ln(sigma) / 4`; infinite for none.
             pixel_noise: per-pixel `c_noise` minus the frame's; zero where they agree.
             image_mode: frames are independent pictures; temporal layers are bypassed.
 
@@ -194,8 +213,11 @@ class SpaceTimeUNet(nn.Module):
             RequestError: a hint or pixel levels for a network that was built without them.
         """
         t = x.shape[2]
-        times = torch.arange(t, device=x.device) * dt.float()[:, None]
-        emb, level_features = self.embedding(c_noise, dt, label, text, apart=image_mode)
+        spacing = torch.where(dt > 0, dt, 1.0).float()
+        times = torch.arange(t, device=x.device) * spacing[:, None]
+        emb, level_features = self.embedding(
+            c_noise, dt, label, text, apart=image_mode, words=words, hint_noise=hint_noise
+        )
         emb = rearrange(emb, "b t d -> (b t) d")
         x = self._tokens(x, hint, pixel_noise)
         noisy = x[:, : self.head_scale.weight.shape[0]]
@@ -229,10 +251,10 @@ class SpaceTimeUNet(nn.Module):
     ) -> Float[Tensor, "n c h w"]:
         parts = [x]
         for field, what, extra in (
-            ("hint_channels", "a hint clip", hint),
+            ("hint", "a hint clip", hint),
             ("pixel_levels", "noise levels that differ between pixels", pixel_noise),
         ):
-            channels = int(getattr(self.config, field))
+            channels = self.extra[field]
             if extra is not None and not channels:
                 raise RequestError(
                     f"This network was built without model.{field}; it cannot be given {what}.",

@@ -322,7 +322,7 @@ def _sentences(model: type[Config], data: dict[Any, Any], error: ValidationError
     rules: dict[str, list[str]] = {}
     details = error.errors()
     for detail in details[:_MAX_TOLD]:
-        head = key = _dotted(detail, data)
+        head = key = _dotted(detail, data)[:300]
         near = _nearest(key[:100], valid) if detail["type"] == "extra_forbidden" else ""
         if detail["type"] != "missing":
             # A misspelt secret is a secret: the nearest key counts too.
