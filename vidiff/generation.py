@@ -30,6 +30,7 @@ from vidiff.data.export import (
     write_webp,
 )
 from vidiff.errors import DataError, RequestError
+from vidiff.metrics.drift import LEAST_BLOCKS, measure_drift
 from vidiff.pipeline import VideoDiffusion
 from vidiff.records import Condition
 from vidiff.runs.config import Config
@@ -207,8 +208,13 @@ def write_clip(
     write_mp4(path, frames, fps, metadata=words, codec=request.codec)
     if publishing and publishing.chain and publishing.key:
         sign(path, publishing.chain, publishing.key, sealed)
-    loss = {"encoding_loss": encoding_loss(path, frames)} if request.measure else {}
-    beside = [write_sidecar(path, sealed, **loss)]
+    facts: dict[str, Any] = {}
+    if request.measure:
+        facts["encoding_loss"] = encoding_loss(path, frames)
+    if request.task == "rollout" and len(frames) >= 8 * LEAST_BLOCKS:
+        drift = measure_drift(frames.numpy(), float(1 / fps))
+        facts["drift"] = {"found": str(drift), "series": drift.series, "seconds": drift.seconds}
+    beside = [write_sidecar(path, sealed, **facts)]
     scale = max(1, 192 // frames.shape[1])
     if request.gif:
         beside.append(write_gif(path.with_suffix(".gif"), frames, float(fps), scale))
