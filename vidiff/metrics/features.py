@@ -140,7 +140,7 @@ class Features:
         )
 
     def _embed(self, clip: UInt8[np.ndarray, "t h w c"]) -> Float[np.ndarray, "t d"]:
-        frames = rearrange(torch.from_numpy(np.ascontiguousarray(clip)), "t h w c -> t c h w")
+        frames = rearrange(torch.from_numpy(np.array(clip)), "t h w c -> t c h w")
         pixels = frames.to(self._mean.device).float().div(255).expand(-1, 3, -1, -1)
         pixels = F.interpolate(
             pixels, size=(SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False

@@ -113,7 +113,7 @@ class PerceptualDistance:
     @torch.inference_mode()
     def see(self, frames: Frames) -> Taps:
         """What the trunk makes of every frame; grey ones count as RGB."""
-        pixels = rearrange(torch.from_numpy(np.ascontiguousarray(frames)), "b h w c -> b c h w")
+        pixels = rearrange(torch.from_numpy(np.array(frames)), "b h w c -> b c h w")
         pixels = pixels.to(self._heads[0].device).float().div(127.5).sub(1).expand(-1, 3, -1, -1)
         factor = math.ceil(MIN_SIDE / min(frames.shape[1:3]))
         if factor > 1:
