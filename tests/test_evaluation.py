@@ -16,7 +16,7 @@ from vidiff.evaluation import EvalConfig, Report, load_folder, score_clips
 from vidiff.metrics.anchors import ANCHORS
 from vidiff.metrics.motion import STATISTICS
 
-CONFIG = EvalConfig(draws=200, splits=10, anchor_clips=6, features="none")
+CONFIG = EvalConfig(draws=200, splits=10, anchor_clips=6, features="none", perceptual=False)
 SCORES = {"kd.motion", "fd.motion", "density", "coverage", "diversity.pixels"}
 
 

@@ -19,7 +19,9 @@ from vidiff.evaluation.cache import Shelf, hash_clips, key_of
 from vidiff.evaluation.card import digest_card, make_card, require_same
 from vidiff.evaluation.crew import Crew
 
-CONFIG = EvalConfig(draws=100, splits=4, anchor_clips=2, num_clips=8, neighbours=2)
+CONFIG = EvalConfig(
+    draws=100, splits=4, anchor_clips=2, num_clips=8, neighbours=2, perceptual=False
+)
 
 
 NETWORK = {"name": "lite", "sha256": "b" * 64}
@@ -70,7 +72,8 @@ def test_the_result_does_not_depend_on_the_batch(batch: int) -> None:
 
 def test_two_processes_give_the_result_of_one(run: Path, clips: Path, tmp_path: Path) -> None:
     words = [str(run), "--data", str(clips), "--split", "all", "--clips", "6", "draws=100",
-             "splits=4", "anchor_clips=2", "sample.steps=2", "--cache", "none"]  # fmt: skip
+             "splits=4", "anchor_clips=2", "sample.steps=2", "perceptual=false", "--cache",
+             "none"]  # fmt: skip
     results = {}
     for count in (1, 2):
         path = tmp_path / f"{count}.json"

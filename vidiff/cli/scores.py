@@ -9,8 +9,11 @@ from typing import Any
 
 from vidiff.cli.commands import Commands, made
 from vidiff.cli.launching import die_with_parent, launch
+from vidiff.errors import RequestError
 
 NO_CACHE = "none"
+OPTIONS = ("data", "split", "clips", "seed", "json", "out", "cache", "task")
+SWITCHES = ("compare", "robustness", "debug", "dry_run")
 
 
 def register(commands: Commands) -> None:
@@ -18,15 +21,32 @@ def register(commands: Commands) -> None:
     evaluate = commands.add(
         "eval", _eval, "score a run, or a folder of clips, against held-out clips"
     )
-    evaluate.add_argument("run", metavar="RUN_OR_FOLDER")
-    evaluate.add_argument("words", nargs="*", metavar="key=value", help="such as num_frames=16")
-    evaluate.add_argument("--data", required=True, help="folder of real clips")
+    evaluate.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN_OR_FOLDER",
+        help="one, or several with --compare; then key=value words such as num_frames=16",
+    )
+    evaluate.add_argument("--data", help="folder of real clips")
     evaluate.add_argument("--split", default="test", choices=["train", "test", "all"])
-    evaluate.add_argument("--clips", type=int, default=256, help="clips on each side, at most")
+    evaluate.add_argument("--clips", type=int, help="clips on each side, at most (default: 256)")
     evaluate.add_argument("--seed", type=int, default=0)
     evaluate.add_argument("--json", help="write the result to this file")
     evaluate.add_argument("--out", help="folder for report.html (default: eval/ in the run)")
     evaluate.add_argument("--nproc", help="processes on this machine: a number, or auto")
+    evaluate.add_argument(
+        "--compare",
+        action="store_true",
+        help="differences of several runs, folders, or files that --json wrote",
+    )
+    evaluate.add_argument(
+        "--task",
+        help="judge answers to predict, backward, interpolate, upsample-time or reconstruct; or "
+        "pairs: files of a folder against those of --data",
+    )
+    evaluate.add_argument(
+        "--robustness", action="store_true", help="unseen rates, lengths, sizes, conditions"
+    )
     evaluate.add_argument(
         "--cache",
         help="folder for what is measured of real clips (default: the user's cache; none: none)",
@@ -39,40 +59,84 @@ def _eval(args: argparse.Namespace) -> int:
         die_with_parent()
     elif args.nproc:
         return launch(args.nproc, _repeat(args))
-    from vidiff.evaluation import EvalConfig, evaluate
+    args.words = [w for w in args.runs if "=" in w and not Path(w).exists()]
+    args.runs = [w for w in args.runs if w not in args.words]
+    if args.compare and all(name.endswith(".json") for name in args.runs):
+        return _compare_files(args)
+    if args.data is None:
+        raise RequestError("--data is missing.", "Name the folder of real clips: --data clips/.")
+    if len(args.runs) > 1 and not args.compare:
+        raise RequestError(f"{len(args.runs)} sources were named.", "Add --compare, or name one.")
+    config = _config(args)
+    if _leads():
+        print(f"Scoring {', '.join(args.runs)} against the {args.split} clips of {args.data}")
+        print(config.model_dump_json(indent=2))
+    return 0 if args.dry_run else _score(args, config)
+
+
+def _config(args: argparse.Namespace) -> Any:
+    from vidiff.evaluation import EvalConfig, PairConfig
     from vidiff.evaluation.cache import default_folder
     from vidiff.runs.config import load_config
+
+    kind = PairConfig if args.task else EvalConfig
+    clips = args.clips or (None if args.task else 64 if args.robustness else 256)
+    words = [f"num_clips={clips}"] if clips else []
+    config = load_config(kind, None, [*words, f"seed={args.seed}", *args.words])
+    if args.cache == NO_CACHE:
+        return config
+    folder = args.cache or config.cache or str(default_folder())
+    return config.model_copy(update={"cache": folder})
+
+
+def _score(args: argparse.Namespace, config: Any) -> int:
+    from vidiff.evaluation import compare, evaluate, evaluate_robustness, evaluate_task
     from vidiff.runs.files import write_json
 
-    words = [f"num_clips={args.clips}", f"seed={args.seed}", *args.words]
-    config = load_config(EvalConfig, None, words)
-    if args.cache != NO_CACHE:
-        folder = args.cache or config.cache or str(default_folder())
-        config = config.model_copy(update={"cache": folder})
-    leads = os.environ.get("RANK", "0") == "0"
-    if leads:
-        print(f"Scoring {args.run} against the {args.split} clips of {args.data}")
-        print(config.model_dump_json(indent=2))
-    if args.dry_run:
+    run, split = args.runs[0], args.split
+    out = Path(args.out or Path(run) / "eval")
+    names = ["report"]
+    result: Any
+    if args.compare:
+        out, names = Path(args.out or "compare"), ["compare"]
+        result = compare(args.runs, args.data, split=split, config=config, out=out)
+    elif args.task:
+        result = evaluate_task(run, args.data, args.task, split=split, config=config, out=out)
+    elif args.robustness:
+        names = ["robustness"]
+        result = evaluate_robustness(run, args.data, split=split, config=config, out=out)
+    else:
+        result = evaluate(run, args.data, split=split, config=config, out=out)
+    if not _leads():
         return 0
-    out = Path(args.out or Path(args.run) / "eval")
-    report = evaluate(args.run, args.data, split=args.split, config=config, out=out)
-    if not leads:
-        return 0
-    print(report)
-    files = [out / "report.html", out / "report.json"]
+    print(result)
+    files = [out / f"{name}.{kind}" for name in names for kind in ("html", "json")]
     if args.json:
-        files.append(write_json(args.json, report.to_json()))
+        files.append(write_json(args.json, result.to_json()))
     return made(files)
+
+
+def _compare_files(args: argparse.Namespace) -> int:
+    from vidiff.evaluation import compare_files
+    from vidiff.evaluation.comparing import write_comparison
+    from vidiff.runs.files import write_json
+
+    comparison = compare_files(args.runs)
+    print(comparison)
+    files = write_comparison(comparison, args.out) if args.out else []
+    if args.json:
+        files.append(write_json(args.json, comparison.to_json()))
+    return made(files) if files else 0
+
+
+def _leads() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _repeat(args: argparse.Namespace) -> list[str]:
     """The command line again, for each process of a launch."""
-    options: dict[str, Any] = {
-        name: getattr(args, name) for name in ("data", "split", "clips", "seed", "json", "out",
-                                               "cache")
-    }  # fmt: skip
-    words = ["eval", args.run, *args.words]
-    for name, value in options.items():
+    words = ["eval", *args.runs]
+    for name in OPTIONS:
+        value = getattr(args, name)
         words += [] if value is None else [f"--{name}", str(value)]
-    return [*words, *["--debug"] * args.debug, *["--dry-run"] * args.dry_run]
+    return words + [f"--{s.replace('_', '-')}" for s in SWITCHES if getattr(args, s)]

@@ -72,6 +72,8 @@ class EvalConfig(Config):
     """Chooses clips, splits, weights and the anchors' noise."""
     features: str = DEFAULT
     """Feature network of appearance and change; `none` leaves both out."""
+    perceptual: bool = True
+    """Measure flicker by ST-LPIPS too."""
     batch: int = Field(16, ge=1)
     """Clips a process measures at a time; no result depends on it."""
     cache: str | None = None
@@ -136,12 +138,18 @@ def score_clips(
         "real": _choose(len(given["real"]), 2 * n, config.seed, "real"),
     }
     meter = _Meter(progress, n + len(rows["real"]), config)
-    bench = Bench(dt, load_instruments(config.features), crew, Shelf(config.cache), config.batch)
+    bench = Bench(
+        dt,
+        load_instruments(config.features, config.perceptual),
+        crew,
+        Shelf(config.cache),
+        config.batch,
+    )
 
     ours = bench.measure(given["generated"][rows["generated"]], None, meter("generated clips"))
     chosen = None if sources is None else sources[rows["real"]]
     pool = bench.measure(given["real"][rows["real"]], chosen, meter("held-out clips"), keep=True)
-    setting = _settle(pool, n, config)
+    setting = settle(pool, n, config)
     anchors = _score_anchors(pool, bench, setting, config, meter, given.get("train"))
     copies = _check_copies(ours, pool, given.get("train"), config)
     for pair in copies.get("closest", []):
@@ -236,7 +244,8 @@ def _choose(available: int, wanted: int, seed: int, purpose: str) -> Int[np.ndar
     return rng.permutation(available)[:wanted]
 
 
-def _settle(pool: ClipSet, n: int, config: EvalConfig) -> Setting:
+def settle(pool: ClipSet, n: int, config: EvalConfig) -> Setting:
+    """Scales, splits and counts that every block shares, from the held-out clips."""
     splits = dist.split_halves(len(pool), pool.groups, config.splits, config.seed)
     half = min(len(a) for a, _ in splits)
     return Setting(

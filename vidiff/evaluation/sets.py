@@ -19,6 +19,7 @@ from vidiff.evaluation.crew import Crew
 from vidiff.metrics.copies import shrink_clips
 from vidiff.metrics.features import Features
 from vidiff.metrics.motion import measure_motion
+from vidiff.metrics.perceptual import PerceptualDistance
 
 STATISTIC, SPACE = "statistic/", "space/"
 """Prefixes of the names under which a set's arrays are kept."""
@@ -32,8 +33,8 @@ class Instruments:
 
     network: Features | None = None
     """For the spaces `appearance` and `change`."""
-    perceptual: Any = None
-    """For `flicker.perceptual`: anything with `card` and `measure_flicker(clips)`."""
+    perceptual: PerceptualDistance | None = None
+    """For `flicker.perceptual`."""
     missing: tuple[str, ...] = ()
     """Sentences on what is absent and how to get it."""
 
@@ -138,8 +139,7 @@ def _measure_chunk(
         arrays[SPACE + "appearance"] = embedding.appearance
         arrays[SPACE + "change"] = embedding.change
     if instruments.perceptual is not None:
-        flicker = instruments.perceptual.measure_flicker(clips)
-        arrays[STATISTIC + "flicker.perceptual"] = flicker
+        arrays[STATISTIC + "flicker.perceptual"] = instruments.perceptual.flicker(clips)
     return arrays
 
 

@@ -81,7 +81,7 @@ def read_held_out(
     if isinstance(real, Index):
         index = real
     else:
-        whole = _index(real, model, config, beside)
+        whole = index_real(real, model, config, beside)
         index = whole.split(split)
         train = whole.split("train") if train is None and split == "test" else train
     held_out = read_all(index, 2 * config.num_clips, config.seed)
@@ -201,9 +201,13 @@ def _without_previews(index: Index) -> Index:
     return replace(index, entries=tuple(kept)).require()
 
 
-def _index(
-    root: str | Path, model: VideoDiffusion | None, config: EvalConfig, beside: str | Path | None
+def index_real(
+    root: str | Path,
+    model: VideoDiffusion | None,
+    config: EvalConfig,
+    beside: str | Path | None = None,
 ) -> Index:
+    """Both sides of a folder of real clips, in the form of a model, or of two folders."""
     if model is not None and model.data is not None:
         return scan(model.data.model_copy(update={"root": str(root)}), model.seed).require()
     if model is not None:
