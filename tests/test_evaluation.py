@@ -15,6 +15,7 @@ from vidiff.errors import DataError, RequestError
 from vidiff.evaluation import EvalConfig, Report, load_folder, score_clips
 from vidiff.metrics.anchors import ANCHORS
 from vidiff.metrics.motion import STATISTICS
+from vidiff.metrics.vbench import FORMULAS
 
 CONFIG = EvalConfig(draws=200, splits=10, anchor_clips=6, features="none", perceptual=False)
 SCORES = {"kd.motion", "fd.motion", "density", "coverage", "diversity.pixels"}
@@ -110,7 +111,7 @@ def test_the_json_keeps_its_contract() -> None:
     assert set(report["scores"]) == SCORES
     for score in report["scores"].values():
         assert set(score) == {"value", "low", "high", "floor", "ratio", "n"}
-    assert set(report["per_clip"]) == set(STATISTICS)
+    assert set(report["per_clip"]) == {*STATISTICS, *FORMULAS}
     for statistic in report["per_clip"].values():
         assert {"generated", "real", "gap"} <= set(statistic)
     assert json.loads(text) == report
@@ -143,8 +144,8 @@ def test_planted_copies_are_flagged_as_they_are_and_mirrored() -> None:
     noise = np.random.default_rng(0).integers(-3, 4, generated[:8].shape)
     generated[:8] = np.clip(generated[:8].astype(int) + noise, 0, 255)
     copies = score_clips(generated, real_clips(), dt=0.1, train=train, config=CONFIG).copies
-    assert copies["pixels"]["share"] == pytest.approx(8 / 24)
-    pairs = {(pair["generated"], pair["train"]) for pair in copies["closest"] if pair["flagged"]}
+    assert copies["pixels"]["copied"] == pytest.approx(8 / 24)
+    pairs = {(pair["generated"], pair["train"]) for pair in copies["closest"] if pair["copied"]}
     assert pairs == {(i, i) for i in range(4)} | {(i, i + 6) for i in range(4, 8)}
     honest = report_of("real").copies
     assert honest["pixels"]["share"] < 0.1
@@ -187,7 +188,7 @@ def test_a_report_is_two_files_that_hold_the_clips_and_the_numbers(tmp_path: Pat
     assert json.loads((tmp_path / "report.json").read_text()) == report.to_json()
     html = (tmp_path / "report.html").read_text()
     assert html.count("data:video/mp4;base64,") == 2
-    assert html.count("<svg") == 1 + len(STATISTICS)
+    assert html.count("<svg") == 1 + len(STATISTICS) + len(FORMULAS)
     for word in ("Real, held out", "Generated", "What the numbers say", "jitter", "Nearest"):
         assert word in html
 

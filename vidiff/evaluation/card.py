@@ -16,7 +16,7 @@ from typing import Any
 from vidiff import __version__
 from vidiff.errors import RequestError
 
-REVISION = 2
+REVISION = 3
 """Counts changes of what is measured; numbers of different revisions do not compare."""
 
 PACKAGES = ("numpy", "opencv-python-headless", "torch", "av")

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int, UInt8
 from vidiff.evaluation.report import Score, Statistic
 from vidiff.evaluation.sets import ClipSet
 from vidiff.metrics import distribution as dist
-from vidiff.metrics.copies import PERCENTILE, check_copies, shrink_clips
+from vidiff.metrics.copies import PERCENTILE, check_clip_copies, check_copies, shrink_clips
 from vidiff.metrics.motion import motion_histograms
 
 Draws = Float[np.ndarray, "r"]
@@ -172,7 +172,9 @@ def check_copying(
         train: all training clips.
         motion_rows: those of them whose motion is compared.
     """
-    pixels = check_copies(_guises(generated), _guises(held_out), shrink_clips(train))
+    pixels = check_clip_copies(
+        generated.thumbnails, held_out.thumbnails, shrink_clips(train), train.shape[1]
+    )
     motion = check_copies(
         (generated.spaces["motion"],),
         (held_out.spaces["motion"],),
@@ -185,6 +187,7 @@ def check_copying(
     ):
         out[kind] = {
             "share": float(found.flagged.mean()),
+            "copied": float(found.copied.mean()),
             "threshold": found.threshold,
             "z": found.z,
             "train_clips": count,
@@ -196,6 +199,7 @@ def check_copying(
             "train": int(pixels.nearest[i]),
             "distance": float(pixels.distance[i]),
             "flagged": bool(pixels.flagged[i]),
+            "copied": bool(pixels.copied[i]),
         }
         for i in closest
     ]
@@ -281,10 +285,6 @@ def _spread(thumbnails: Float[np.ndarray, "b d"]) -> float:
     """Mean distance of two clips of a set, in grey levels."""
     matrix = dist.distances(thumbnails, thumbnails)
     return float(dist.mean_of_pairs(matrix, np.ones((1, len(matrix))))[0])
-
-
-def _guises(side: ClipSet) -> tuple[Float[np.ndarray, "b d"], ...]:
-    return side.thumbnails, shrink_clips(side.clips[:, :, :, ::-1])
 
 
 def _mean(values: Float[np.ndarray, "n"]) -> float:

@@ -3,8 +3,7 @@
     predict        the first `keep` frames are given, the rest is judged; trivial: repeat the last
     backward       the last `keep` frames are given; trivial: repeat the first of them
     interpolate    `keep` frames at both ends are given; trivial: dissolve between them
-    upsample-time  every second frame is given; trivial: dissolve. All frames are judged, the given
-                   ones being exact on every side
+    upsample-time  every second frame and the last are given; trivial: dissolve
     reconstruct    the whole clip under noise of level 1 is given; trivial: half the pixels, bicubic
 
 Also for two folders, `pairs` judges files of one name: the answers of any other model, an upscaler
@@ -66,7 +65,7 @@ class Trial:
     """What is given, what is judged, and what the trivial answer would be."""
 
     condition: Condition
-    judged: slice
+    judged: list[int]
     """Frames of the clip that are judged."""
     trivial: dict[str, FrameArray]
     """Whole clips, by name."""
@@ -166,7 +165,8 @@ def score_pairs(
     """
     target = held_out.clips
     trivial = {"bicubic": _through_small(target, factor)}
-    everything = slice(0, target.shape[1])
+    everything = _frames(0, target.shape[1])
+    _require_pairs(made, target)
     return judge(target, {"given": made}, trivial, everything, held_out, config, "pairs")
 
 
@@ -178,6 +178,7 @@ def set_trial(task: str, clips: FrameArray, keep: int) -> Trial:
     """
     t = clips.shape[1]
     used = {"predict": keep, "backward": keep, "interpolate": 2 * keep}.get(task, 0)
+    used = t // 2 + 1 if task == "upsample-time" else used
     if t - used < 4:
         raise RequestError(
             f"keep={keep} leaves {t - used} of {t} frames to judge; four are needed.",
@@ -188,24 +189,27 @@ def set_trial(task: str, clips: FrameArray, keep: int) -> Trial:
         case "predict":
             made = repeat_last(clips[:, :keep], t - keep)
             whole = np.concatenate([clips[:, :keep], made], axis=1)
-            return Trial(tasks.predict(known[:, :keep], t), slice(keep, t), {"repeat last": whole})
+            return Trial(
+                tasks.predict(known[:, :keep], t), _frames(keep, t), {"repeat last": whole}
+            )
         case "backward":
             made = repeat_last(clips[:, : t - keep - 1 : -1], t - keep)
             whole = np.concatenate([made, clips[:, t - keep :]], axis=1)
             condition = tasks.backward(known[:, -keep:], t)
-            return Trial(condition, slice(0, t - keep), {"repeat first": whole})
+            return Trial(condition, _frames(0, t - keep), {"repeat first": whole})
         case "interpolate":
             made = blend(clips[:, keep - 1], clips[:, t - keep], t - 2 * keep)
             whole = np.concatenate([clips[:, :keep], made, clips[:, t - keep :]], axis=1)
             condition = tasks.interpolate(known[:, :keep], known[:, -keep:], t)
-            return Trial(condition, slice(keep, t - keep), {"dissolve": whole})
+            return Trial(condition, _frames(keep, t - keep), {"dissolve": whole})
         case "upsample-time":
             places = sorted({*range(0, t, 2), t - 1})
             condition = tasks.subset(known[:, places], places, t)
-            return Trial(condition, slice(0, t), {"dissolve": _dissolve(clips, places)})
+            between = [k for k in range(t) if k not in places]
+            return Trial(condition, between, {"dissolve": _dissolve(clips, places)})
         case "reconstruct":
             condition = tasks.edit(known, RECONSTRUCT_LEVEL)
-            return Trial(condition, slice(0, t), {"bicubic": _through_small(clips, 2)})
+            return Trial(condition, _frames(0, t), {"bicubic": _through_small(clips, 2)})
     raise RequestError(
         f"There is no paired task {task!r}.",
         "Choose predict, backward, interpolate, upsample-time or reconstruct.",
@@ -216,7 +220,7 @@ def judge(
     target: FrameArray,
     made: Mapping[str, FrameArray],
     trivial: Mapping[str, FrameArray],
-    judged: slice,
+    judged: list[int],
     held_out: HeldOut,
     config: PairConfig,
     task: str,
@@ -247,7 +251,7 @@ def judge(
         **card,
         "card": digest_card(card | {"task": task, "keep": config.keep}),
         "task": task,
-        "judged": f"{judged.start} to {judged.stop - 1}",
+        "judged": f"{judged[0]} to {judged[-1]}",
         "keep": config.keep,
         "samples": config.samples,
         "config": config.model_dump(exclude={"cache", "batch"}),
@@ -259,11 +263,14 @@ def judge(
     return PairedReport(protocol, scores, tuple(missing), shown)
 
 
-def read_pairs(made: FrameArray, held_out: HeldOut) -> None:
-    """Refuse answers that are not as many, or not of the form, of the targets."""
-    if made.shape != held_out.clips.shape:
+def _frames(first: int, end: int) -> list[int]:
+    return list(range(first, end))
+
+
+def _require_pairs(made: FrameArray, target: FrameArray) -> None:
+    if made.shape != target.shape:
         raise DataError(
-            f"The answers are {list(made.shape)} and the targets {list(held_out.clips.shape)} "
+            f"The answers are {list(made.shape)} and the targets {list(target.shape)} "
             "(b t h w c); pairs must agree.",
             "Give one answer per target, of its length, rate and size.",
         )
@@ -306,7 +313,7 @@ def _compare_rows(
 
 def _add_best(
     report: PairedReport, target: FrameArray, answers: UInt8[np.ndarray, "b k t h w c"],
-    judged: slice, config: PairConfig,
+    judged: list[int], config: PairConfig,
 ) -> None:  # fmt: skip
     """Best of the samples, clip by clip, in the numbers that are usually told so."""
     for name, measure in (("psnr", measure_psnr), ("ssim", measure_ssim)):

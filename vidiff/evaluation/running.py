@@ -151,8 +151,11 @@ def evaluate_task(
     found = find_model(model)
     with Crew.of_launch() as crew:
         if found is None:
-            held_out = read_held_out(real, None, config, split="all", beside=str(model))
-            clips, _ = make_clips(str(model), held_out, config, crew)
+            # Reading doubles the real side for floors; pairs need as many of both.
+            half = config.model_copy(update={"num_clips": max(1, config.num_clips // 2)})
+            held_out = read_held_out(real, None, half, split="all", beside=str(model))
+            every = config.model_copy(update={"num_clips": 2 * half.num_clips})
+            clips, _ = make_clips(str(model), held_out, every, crew)
             report = score_pairs(clips, held_out, config)
         else:
             held_out = read_held_out(real, found, config, split=split)

@@ -40,7 +40,7 @@ from vidiff.evaluation.sets import Bench, ClipSet
 from vidiff.evaluation.verdicts import check_guards, find_flags, find_withdrawn, write_warnings
 from vidiff.evaluation.writing import write_report
 from vidiff.metrics import distribution as dist
-from vidiff.metrics.anchors import ANCHORS
+from vidiff.metrics.anchors import ANCHORS, copied
 from vidiff.metrics.features import DEFAULT
 from vidiff.metrics.motion import STILL, Clips, as_clips
 from vidiff.records import derive_seed
@@ -271,7 +271,7 @@ def _score_anchors(
         measured = bench.measure(clips, source.groups, meter(f"anchor {name}"), keep=True)
         anchors[name] = score_anchor(measured, pool, rows, setting)
     if train is not None and len(train) >= MIN_GENERATED:
-        chosen = train[_choose(len(train), len(rows), config.seed, "copied")]
+        chosen = copied(train, len(rows), config.seed)
         measured = bench.measure(chosen, None, meter("anchor copied"), keep=True)
         anchors["copied"] = score_anchor(measured, pool, None, setting)
     return anchors

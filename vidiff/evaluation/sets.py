@@ -18,8 +18,9 @@ from vidiff.evaluation.card import REVISION
 from vidiff.evaluation.crew import Crew
 from vidiff.metrics.copies import shrink_clips
 from vidiff.metrics.features import Features
-from vidiff.metrics.motion import measure_motion
+from vidiff.metrics.motion import STATISTICS, measure_motion
 from vidiff.metrics.perceptual import PerceptualDistance
+from vidiff.metrics.vbench import FORMULAS, measure_vbench
 
 STATISTIC, SPACE = "statistic/", "space/"
 """Prefixes of the names under which a set's arrays are kept."""
@@ -112,7 +113,12 @@ class Bench:
         return self.crew.agree(self.shelf.get(key) if self.crew.leads else None)
 
     def _facts(self) -> dict[str, Any]:
-        return {"dt": self.dt, "revision": REVISION, "features": self.instruments.features}
+        return {
+            "dt": self.dt,
+            "revision": REVISION,
+            "features": self.instruments.features,
+            "statistics": [*STATISTICS, *FORMULAS],
+        }
 
     def _measure(
         self, clips: UInt8[np.ndarray, "b t h w c"], advance: Advance
@@ -132,6 +138,7 @@ def _measure_chunk(
 ) -> dict[str, Shaped[np.ndarray, "..."]]:
     motion = measure_motion(clips, dt)
     arrays = {STATISTIC + name: values for name, values in motion.statistics.items()}
+    arrays |= {STATISTIC + name: values for name, values in measure_vbench(clips, dt).items()}
     arrays[SPACE + "motion"] = motion.histograms
     arrays["thumbnails"] = shrink_clips(clips)
     if instruments.network is not None:

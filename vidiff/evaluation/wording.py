@@ -28,6 +28,9 @@ NAMES = {
     "flicker.perceptual": "perceptual flicker",
     "sharpness": "sharpness",
     "colour.drift": "colour drift, levels",
+    "vbench.temporal_flickering": "VBench flickering (comparison only)",
+    "vbench.motion_smoothness@dis": "VBench smoothness, DIS (comparison only)",
+    "vbench.dynamic_degree@dis": "VBench dynamic degree, DIS (comparison only)",
     "seam": "change at a seam over elsewhere",
     "jump": "largest over median change",
 }

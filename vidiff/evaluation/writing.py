@@ -211,15 +211,23 @@ def _show_copies(
     page.heading("Copies of training clips")
     expected = report.copies["expected_share"]
     rows = [
-        [kind, f"{c['share']:.1%}", f"{expected:.0%}", c["z"], c["train_clips"]]
+        [
+            kind,
+            f"{c['share']:.1%}",
+            f"{expected:.0%}",
+            f"{c['copied']:.1%}",
+            c["z"],
+            c["train_clips"],
+        ]
         for kind, c in report.copies.items()
         if kind in ("pixels", "motion")
     ]
     page.table(
-        ["compared by", "flagged", "without copying", "rank z", "training clips"],
+        ["compared by", "near", "without copying", "copied", "rank z", "training clips"],
         rows,
-        "Flagged: nearer to a training clip, mirrored or not, than 99 % of the held-out clips "
-        "are. A clearly negative z says the same of the set as a whole.",
+        "Near: closer to a training clip, mirrored or moved in time or not, than 99 % of the "
+        "held-out clips are. Copied: under three quarters of that distance. A clearly negative z "
+        "says the same of the set as a whole.",
     )
 
     _show_pairs(page, report.copies["closest"], generated, train)
