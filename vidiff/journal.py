@@ -1,45 +1,63 @@
-"""What a run tells while it runs: metrics, timings, held-out losses, previews, progress.
+"""What a run tells while it runs: metrics, timings, health, previews, progress.
 
-`metrics.jsonl` holds only what is a function of the run, so a resumed run writes the same lines;
-times, which are not, go to `timing.jsonl`.
+`metrics.jsonl` and `alarms.jsonl` hold only what is a function of the run, so a resumed run writes
+the same lines; times, which are not, go to `timing.jsonl`.
 """
 
 from __future__ import annotations
 
-import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from vidiff.data.export import write_sheet
+from vidiff.alarms import REMEDIES, Alarm, Watch
+from vidiff.data.export import write_mp4, write_sheet
 from vidiff.data.loading import read_all
+from vidiff.health import Health
 from vidiff.pipeline import VideoDiffusion
 from vidiff.preparation import Session
-from vidiff.records import Batch, Condition
+from vidiff.runs import trackers
+from vidiff.runs.machine import describe_session
+from vidiff.runs.page import tile_clips
+from vidiff.runs.provenance import NOTICE
 from vidiff.runs.tracking import Progress, Tracker, read_metrics
 
-HELD_OUT_LEVELS = (0.1, 0.3, 1.0, 3.0, 10.0)
-"""Noise levels of the held-out loss, one band each."""
+PREVIEWS = 4
+"""Clips sampled for a preview, from seeds 0 to 3."""
 
 
 class Journal:
-    """The record of one session of a run; only the main process writes."""
+    """The record of one session of a run; only the main process writes.
+
+    Where the weights are shared out, all processes take part in looking, and one tells.
+    """
 
     def __init__(self, session: Session) -> None:
         self.session = session
         self.saved = session.state.step or -1
-        step, folder = session.state.step, session.folder
-        self.progress = Progress(session.steps, start=step, main=session.main)
-        if session.looks:
-            held_out = session.index.split("test").require()
-            self.checks = read_all(held_out, session.config.train.held_out_clips)
-        self.last_held_out = -1
+        self.last_held_out = self.last_preview = -1
+        self._spent = 0.0
+        self.progress = Progress(session.steps, start=session.state.step, main=session.main)
+        if not session.looks:
+            return
+        count = session.config.train.held_out_clips
+        held_out = read_all(session.index.split("test").require(), count)
+        seen = read_all(session.index.split("train"), count)
+        self.health = Health(session.model, held_out, seen, session.config.seed)
         if session.main:
-            self.metrics = Tracker.resume(folder / "metrics.jsonl", step)
-            self.timing = Tracker.resume(folder / "timing.jsonl", step)
-            self.last_held_out = _last_held_out(folder)
+            config, accelerator = session.config, session.accelerator
+            self.hooks, self._end = trackers.start(
+                config.train.trackers, session.folder, config, accelerator
+            )
+            self._begin()
+            sessions = Tracker(session.folder / "sessions.jsonl")
+            sessions.log(
+                session.state.step, describe_session(accelerator.device, session.processes)
+            )
+            sessions.close()
+            self._tell(self.health.check_data(session.state.step))
 
     def before_step(self) -> None:
         """Held-out loss and preview, when due."""
@@ -49,16 +67,17 @@ class Journal:
             return
         due = last or step % loop.held_out_every == 0
         if due and self._open(step > self.last_held_out):
-            values = held_out_losses(session.model, self.checks, session.config.seed)
+            values = self.health.measure_bands()
             self.last_held_out = step
             if session.main:
                 self.metrics.log(step, values)
-        path = session.folder / "samples" / f"step-{step:08d}.png"
+                self._tell(self.health.watch.after_bands(step, values))
         due = step > 0 and (last or step % loop.preview_every == 0)
-        if due and self._open(not path.exists()):
+        if due and self._open(step > self.last_preview):
             frames = preview(session.model)
+            self.last_preview = step
             if session.main:
-                write_sheet(path, frames, scale=max(1, 96 // session.model.size))
+                self._show(step, frames)
 
     def _open(self, wanted: bool) -> bool:
         """Whether something due is still to be done; the main process knows what is there."""
@@ -69,28 +88,31 @@ class Journal:
         session, loop = self.session, self.session.config.train
         step = session.state.step
         self.progress.update(step, clips=loop.batch_size, waited=waited, error=values["error"])
-        due = step % loop.log_every == 0 or step == session.steps or values["skipped"]
-        if session.main and due:
+        if not session.main:
+            return
+        self._spent += spent
+        self._tell(self.health.watch.after_step(step, values))
+        if step % loop.log_every == 0 or step == session.steps or values["skipped"]:
             self.metrics.log(step, values)
-            self.timing.log(step, {"seconds": spent, "waited": waited})
+            self.timing.log(step, {"seconds": spent, "waited": waited, "total": self._spent})
+            self._spent = 0.0
 
     def rewind(self, what: str) -> None:
         """Take back what was written of steps that no longer count, and say so."""
         self.progress.say(what)
-        self.saved = -1
+        self.saved = self.last_held_out = self.last_preview = -1
         if not self.session.main:
             return
         state, folder = self.session.state, self.session.folder
-        self.metrics.close()
-        self.timing.close()
-        self.metrics = Tracker.resume(folder / "metrics.jsonl", state.step)
-        self.timing = Tracker.resume(folder / "timing.jsonl", state.step)
-        self.last_held_out = _last_held_out(folder)
-        for picture in (folder / "samples").glob("step-*.png"):
-            if int(picture.stem[5:]) > state.step:
-                picture.unlink()
+        self._close()
+        self._begin()
+        for pattern in ("step-*.png", "step-*.mp4"):
+            for picture in (folder / "samples").glob(pattern):
+                if int(picture.stem[5:]) > state.step:
+                    picture.unlink()
         last = state.rollbacks[-1]
         self.metrics.log(state.step, {f"rollback.{name}": value for name, value in last.items()})
+        self.alarms.log(state.step, {"alarm": "nan", "text": what, "remedy": REMEDIES["nan"]})
 
     def sync(self) -> None:
         """Bring the log to the disk."""
@@ -102,34 +124,63 @@ class Journal:
     def __exit__(self, *error: object) -> None:
         self.progress.close()
         if self.session.main:
-            self.metrics.close()
-            self.timing.close()
+            self._close()
+            self._end()
+
+    def _begin(self) -> None:
+        """Go on with the files as they were at the current step, and with what they told."""
+        step, folder = self.session.state.step, self.session.folder
+        self.metrics = Tracker.resume(folder / "metrics.jsonl", step, self.hooks)
+        self.timing = Tracker.resume(folder / "timing.jsonl", step)
+        self.alarms = Tracker.resume(folder / "alarms.jsonl", step)
+        self.last_held_out = _last(folder, "held_out")
+        self.last_preview = _last(folder, "sample.luma")
+        self.health.watch = Watch(self.session.config.train.batch_size)
+        recall(self.health, folder)
+
+    def _close(self) -> None:
+        for tracker in (self.metrics, self.timing, self.alarms):
+            tracker.close()
+
+    def _tell(self, alarms: Sequence[Alarm]) -> None:
+        for alarm in alarms:
+            about = {"alarm": alarm.name, "text": alarm.text, "remedy": alarm.remedy}
+            self.alarms.log(alarm.step, about)
+            self.progress.say(str(alarm))
+
+    def _show(self, step: int, frames: UInt8[Tensor, "b t h w c"]) -> None:
+        """A sheet, one row a clip; a film of the same name that plays them side by side."""
+        model = self.session.model
+        path = self.session.folder / "samples" / f"step-{step:08d}.png"
+        scale = max(1, 96 // model.size)
+        write_sheet(path, frames, scale=scale)
+        film = tile_clips(frames.numpy(), columns=len(frames), scale=2 * scale)
+        write_mp4(path.with_suffix(".mp4"), film, model.fps, metadata={"comment": NOTICE})
+        values = self.health.measure_samples(frames)
+        self.metrics.log(step, values)
+        self._tell(self.health.judge_samples(step, values))
 
 
-def _last_held_out(folder: Path) -> int:
+def _last(folder: Path, name: str) -> int:
+    """The last step at which `name` was logged; -1 if never."""
     lines = read_metrics(folder / "metrics.jsonl")
-    return max((line["step"] for line in lines if "held_out" in line), default=-1)
+    return max((line["step"] for line in lines if name in line), default=-1)
 
 
-def held_out_losses(model: VideoDiffusion, clips: Batch, seed: int) -> dict[str, float]:
-    """Weighted error at fixed levels with fixed noise on held-out clips: 1 means nothing learnt."""
-    values = {}
-    b, t = clips.frames.shape[:2]
-    training = model.network.training
-    model.network.eval()
-    for level in HELD_OUT_LEVELS:
-        flat = torch.full((b, 1, t, 1, 1), level)
-        condition = Condition(floor=flat, start=flat, known=clips.frames)
-        with torch.no_grad():
-            errors = model.loss(clips, seed, condition=condition).error
-        values[f"held_out.{level:g}"] = float(errors.mean())
-    model.network.train(training)
-    values["held_out"] = statistics.fmean(values.values())
-    return values
+def recall(health: Health, folder: Path) -> None:
+    """Let a run that resumes have seen its logged numbers, and know which alarms stand."""
+    for line in read_metrics(folder / "metrics.jsonl"):
+        if "held_out" in line:
+            health.watch.after_bands(line["step"], line)
+        elif "sample.luma" in line:
+            health.judge_samples(line["step"], line)
+        elif "error" in line:
+            health.watch.after_step(line["step"], line)
+    health.watch.standing = {line["alarm"] for line in read_metrics(folder / "alarms.jsonl")}
 
 
-def preview(model: VideoDiffusion, count: int = 4) -> UInt8[Tensor, "b t h w c"]:
-    """Samples from fixed seeds, with the weights as they are."""
+def preview(model: VideoDiffusion, count: int = PREVIEWS) -> UInt8[Tensor, "b t h w c"]:
+    """Samples from fixed seeds with the weights as they are."""
     training = model.network.training
     frames = model.sample(seeds=range(count))
     model.network.train(training)

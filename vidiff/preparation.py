@@ -10,7 +10,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +28,30 @@ from vidiff.errors import RequestError
 from vidiff.finetuning import kept_calibration, start_from
 from vidiff.manifest import compare, write_manifest
 from vidiff.models.attention import require_backend
-from vidiff.models.layout import fit_conditions, resolve
+from vidiff.models.layout import fit_conditions
 from vidiff.models.sharding import shard
 from vidiff.models.unet import Block
+from vidiff.outlook import Outlook, time_part
 from vidiff.pipeline import VideoDiffusion, build
+from vidiff.planning import (
+    Cost,
+    Fit,
+    choose,
+    decoded,
+    estimate,
+    free_memory,
+    in_use,
+)
 from vidiff.records import Batch
 from vidiff.runs import checkpoint
 from vidiff.runs.files import read_json, write_json
+from vidiff.runs.trackers import require
 from vidiff.saved import describe
 from vidiff.settings import LoopConfig, TrainConfig, allows, claim, record_changes
 from vidiff.state import State, fresh_state
+
+TRIED_BEFORE = 200
+"""Steps ahead above which two parts of a step are tried first, to tell the time."""
 
 
 @dataclass
@@ -55,6 +69,8 @@ class Session:
     steps: int
     about: dict[str, Any]
     """What a checkpoint tells beside the state."""
+    fit: Fit
+    """How a process takes its share of a step."""
 
     @property
     def main(self) -> bool:
@@ -77,10 +93,19 @@ class Session:
     @property
     def share(self) -> tuple[int, int]:
         """(clips at once, parts a step) of one process."""
-        loop = self.config.train
-        own = loop.batch_size // self.accelerator.num_processes
-        micro = loop.micro_batch or own
-        return micro, own // micro
+        return self.fit.micro, self.fit.parts
+
+    def take(self, fit: Fit) -> None:
+        """Cut every step this way from now on, and after a resume too."""
+        self.fit = fit
+        self.model.network.checkpointing = fit.checkpointing  # type: ignore[assignment]
+        if self.main:
+            write_json(self.folder / "memory.json", {**asdict(fit), "processes": self.processes})
+
+    @property
+    def processes(self) -> int:
+        """Over which the global batch is spread."""
+        return int(self.accelerator.num_processes)
 
 
 def prepare(config: TrainConfig, index: Index | None, say: Callable[[str], None]) -> Session:
@@ -90,6 +115,7 @@ def prepare(config: TrainConfig, index: Index | None, say: Callable[[str], None]
         RequestError: the folder holds a run with another configuration or other data.
         DataError: the clips cannot be used.
     """
+    require(config.train.trackers)
     accelerator = start_accelerator(config.train)
     folder = Path(config.out)
     index = index or scan(config.data, config.seed)
@@ -100,6 +126,9 @@ def prepare(config: TrainConfig, index: Index | None, say: Callable[[str], None]
     say = say if accelerator.is_main_process else _silent
     accelerator.wait_for_everyone()
     calibration = _calibration(config, index.split("train"), accelerator, say)
+    fit, cost = _fit(config, accelerator)
+    outlook = Outlook(config, cost, fit, accelerator.num_processes, accelerator.device.type,
+                      free_memory(accelerator.device), in_use(config, index), 0)  # fmt: skip
     data = config.data
     model = build(
         model_config, calibration, data.num_frames, data.size, config.process, config.tasks,
@@ -127,9 +156,11 @@ def prepare(config: TrainConfig, index: Index | None, say: Callable[[str], None]
         write_manifest(folder, index)
     # A sharded network reduces its own gradients; Accelerate then adds the precision only.
     prepared = accelerator.prepare_model(network, evaluation_mode=state.sharded)
-    session = Session(config, folder, accelerator, index, model, prepared, state, 0, about)
+    session = Session(config, folder, accelerator, index, model, prepared, state, 0, about, fit)
+    session.take(fit)
     session.steps = _plan(session, say)
-    say(_summary(session))
+    if session.main:
+        say(_look_ahead(session, outlook))
     return session
 
 
@@ -275,24 +306,35 @@ def _stand_in(session: Session) -> nn.Module:
     return network
 
 
-def _summary(session: Session) -> str:
-    config, state = session.config, session.state
-    count = sum(p.numel() for p in state.network.parameters())
-    windows = {side: session.index.split(side).num_windows for side in ("train", "test")}
-    layout = resolve(config.model, config.data.size)
-    size = count * 4 * (3 + len(config.train.ema)) / 1e6
-    return "\n".join(
-        [
-            f"Network      {count / 1e6:.2f} M parameters, widths {layout.widths}, "
-            f"patch {layout.patch}, {config.model.norm}",
-            f"Clips        {config.data.num_frames} frames of {config.data.size}x"
-            f"{config.data.size}; {windows['train']} windows to train on, "
-            f"{windows['test']} held out",
-            f"Steps        {state.step} of {session.steps} done, "
-            f"{config.train.batch_size} clips each on "
-            f"{session.accelerator.num_processes} process(es), "
-            f"{session.accelerator.device.type}",
-            f"Checkpoints  about {size:.0f} MB each, {config.train.keep} kept in "
-            f"{session.folder / 'checkpoints'}",
-        ]
-    )
+def _fit(config: TrainConfig, accelerator: Accelerator) -> tuple[Fit, Cost]:
+    """How steps are cut: as before on as many processes, else chosen for this device."""
+    processes, path = accelerator.num_processes, Path(config.out) / "memory.json"
+    before = read_json(path) if path.exists() else {}
+    own, asked = config.train.batch_size // processes, config.train.micro_batch
+    again = before.get("processes") == processes and (asked or own) >= before["micro"]
+    again = again and before["micro"] * before["parts"] == own
+    # Other processes may begin only when all have read what is there.
+    accelerator.wait_for_everyone()
+    if again:
+        recompute = bool(before["checkpointing"])
+        return Fit(before["micro"], before["parts"], recompute), estimate(config, recompute)
+    chosen: list[Any] = [None]
+    if accelerator.is_main_process:
+        chosen = [choose(config, processes, free_memory(accelerator.device), decoded(config))]
+    if processes > 1:
+        broadcast_object_list(chosen)
+    fit, cost = chosen[0]
+    return fit, cost
+
+
+def _look_ahead(session: Session, outlook: Outlook) -> str:
+    """The lines before step 1; the speed is tried where more than a few steps are ahead."""
+    left = session.steps - session.state.step
+    seconds = None
+    if left > TRIED_BEFORE and not session.state.sharded:
+        seconds = time_part(session.model, session.config, session.fit.micro)
+    about = replace(
+        outlook, steps=session.steps, done=session.state.step, seconds=seconds,
+        windows=session.index.split("train").num_windows,
+    )  # fmt: skip
+    return about.to_text()

@@ -16,6 +16,7 @@ from vidiff.models.layout import ModelConfig, resolve
 from vidiff.models.optimizers import OptimizerConfig
 from vidiff.runs.config import Config, differences, dump_yaml, load_config
 from vidiff.runs.files import write_text
+from vidiff.runs.trackers import TrackerName
 from vidiff.tasks import TaskConfig
 
 
@@ -66,6 +67,8 @@ class LoopConfig(Config):
     checkpoints too; for networks that do not fit on one GPU. The numbers stay the same."""
     compile: bool = False
     """Compile each block of the network: faster on a GPU after minutes of compiling."""
+    trackers: tuple[TrackerName, ...] = ()
+    """Who is told the numbers beside metrics.jsonl: tensorboard, wandb, trackio."""
     threads: int | None = Field(None, ge=1)
     """CPU threads of a process; by default torch's own choice."""
     allow: tuple[str, ...] = ()
@@ -95,7 +98,7 @@ class TrainConfig(Config):
 
 
 FREE_TO_CHANGE = ("out", "data.root", "data.workers", "data.cache_mb", "model.checkpointing",
-                  "train.allow", "train.log_every", "train.keep", "train.threads",
+                  "train.allow", "train.trackers", "train.log_every", "train.keep", "train.threads",
                   "train.preview_every", "train.max_minutes", "train.micro_batch",
                   "train.checkpoint_every", "train.compile", "train.sharding")  # fmt: skip
 """Keys that may differ on resume: the weights do not depend on them beyond rounding."""

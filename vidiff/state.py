@@ -34,6 +34,8 @@ class State:
     skipped: int = 0
     """Steps whose clips were left out so far, by going back (recovery.py)."""
     rollbacks: list[dict[str, int]] = field(default_factory=list)
+    moving: bool = False
+    """True inside `move`, and for ever after one that did not end: half of the weights moved."""
 
     @property
     def turn(self) -> int:
@@ -42,6 +44,7 @@ class State:
 
     def move(self, rate: float) -> None:
         """One update: optimisers, forced weight normalisation, averages, cleared gradients."""
+        self.moving = True
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -49,6 +52,7 @@ class State:
         self.network.normalize_weights()  # type: ignore[operator]
         self.ema.update(self.network.parameters(), self.step + 1)
         self.clear()
+        self.moving = False
 
     def clear(self) -> None:
         """Drop the gradients."""

@@ -19,11 +19,12 @@ from torch import nn
 
 from vidiff.data.index import Index
 from vidiff.data.loading import Batches, load_batches
-from vidiff.errors import Stopped
+from vidiff.errors import RequestError, Stopped
 from vidiff.journal import Journal
 from vidiff.models.dropout import key_dropout
 from vidiff.models.optimizers import learning_rate
 from vidiff.models.sharding import keep_gradients, whole
+from vidiff.planning import is_out_of_memory
 from vidiff.preparation import Session, prepare
 from vidiff.records import Batch, draw_uniform
 from vidiff.recovery import go_back, judge
@@ -88,7 +89,13 @@ def _run(session: Session, journal: Journal, asked: list[int]) -> None:
     while state.step < session.steps:
         journal.before_step()
         began = time.perf_counter()
-        values, waited, stop = take_step(session, batches, bool(asked))
+        try:
+            values, waited, stop = take_step(session, batches, bool(asked))
+        except (RuntimeError, MemoryError) as error:
+            journal.progress.say(make_room(session, error))
+            batches.close()
+            batches = _batches(session)
+            continue
         journal.after_step(values, time.perf_counter() - began, waited)
         due = state.step % loop.checkpoint_every == 0 and not state.bad_in_a_row
         if state.bad_in_a_row >= loop.patience:
@@ -107,6 +114,27 @@ def _run(session: Session, journal: Journal, asked: list[int]) -> None:
     _save(session, journal, batches)
     journal.before_step()
     batches.close()
+
+
+def make_room(session: Session, error: Exception) -> str:
+    """After memory ran out in a step, the next smaller way to take it; what changes, in a sentence.
+
+    Raises:
+        the error itself, where it is another one, or nothing smaller is left.
+        RequestError: on several processes, which must all begin anew.
+    """
+    fit, state = session.fit.smaller(), session.state
+    if not is_out_of_memory(error) or fit is None or state.moving:
+        raise error
+    state.clear()
+    session.take(fit)
+    how = f"{fit.micro} clip(s) at once" + (", blocks recomputed" if fit.checkpointing else "")
+    what = f"Memory ran out in step {state.step + 1}; from now on {how}, the batch as before."
+    if session.processes > 1:
+        raise RequestError(what, "Run the same command again: it starts with this plan.") from error
+    if session.accelerator.device.type == "cuda":
+        torch.cuda.empty_cache()
+    return what
 
 
 def _batches(session: Session) -> Batches:

@@ -30,8 +30,14 @@ def register(commands: Commands) -> None:
     )
     calibrate.add_argument("config", help="YAML file")
     calibrate.add_argument("words", nargs="*", metavar="key=value", help="such as data.root=clips/")
-    commands.later("plan", "what a configuration costs")
-    commands.later("report", "one page about a run")
+
+    plan = commands.add("plan", _plan, "what a configuration costs: memory, time, disk")
+    plan.add_argument("config", help="YAML file")
+    plan.add_argument("words", nargs="*", metavar="key=value", help="such as data.root=clips/")
+    plan.add_argument("--nproc", type=int, default=1, help="processes it will run on (default: 1)")
+    report = commands.add("report", _report, "one page about a run, finished or not")
+    report.add_argument("run", help="run folder")
+    report.add_argument("--out", help="file to write (default: report.html in the run)")
     commands.later("distill", "few-step models")
 
 
@@ -68,9 +74,32 @@ def _train(args: argparse.Namespace) -> int:
     if main:
         print(dump_yaml(config))
     if args.dry_run:
-        return 0
+        return _plan(args) if main else 0
     run = train(config)
     return made([run.checkpoint, run.folder / "metrics.jsonl"]) if main else 0
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from vidiff.outlook import look_ahead
+    from vidiff.settings import read_config
+
+    config = read_config(args.config, args.words)
+    count = os.environ.get("WORLD_SIZE") or str(args.nproc or 1)
+    print(look_ahead(config, int(count) if count.isdigit() else 1).to_text())
+    if not Path(config.data.root).exists():
+        print(f"{'Data':<11}{config.data.root} is not there yet: clips are not counted")
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from vidiff.reporting import write_report
+
+    if args.dry_run:
+        print(f"Would write one page about {args.run}.")
+        return 0
+    return made([write_report(args.run, args.out)])
 
 
 def _launch(args: argparse.Namespace) -> int:

@@ -126,6 +126,7 @@ class SpaceTimeUNet(nn.Module):
         super().__init__()
         layout = resolve(config, frame_size)
         self.config, self.layout, self.channels = config, layout, channels
+        self.checkpointing = config.checkpointing
         p, widths, norm = layout.patch, layout.widths, config.norm
         emb = 4 * widths[0] if widths[0] < 128 else 2 * widths[-1]
         if config.classes == "auto":
@@ -269,7 +270,7 @@ class SpaceTimeUNet(nn.Module):
     def _run(
         self, block: nn.Module, x: Tensor, emb: Tensor, times: Tensor, image_mode: bool
     ) -> Tensor:
-        if self.config.checkpointing and torch.is_grad_enabled():
+        if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(block, x, emb, times, image_mode, use_reentrant=False)
         return block(x, emb, times, image_mode)
 

@@ -262,11 +262,12 @@ class Progress:
         if left is None and seconds > 0 and steps > 0:
             left = (self.total - self._step) * seconds / steps
         if left is not None:
-            parts.append(f"{_in_words(left)} left")
+            parts.append(f"{in_words(left)} left")
         return "  ".join(parts)
 
 
-def _in_words(seconds: int | float) -> str:
+def in_words(seconds: int | float) -> str:
+    """A span of time as a person says it."""
     minutes, seconds = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
