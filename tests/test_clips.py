@@ -20,7 +20,7 @@ from vidiff.data.clips import (
     read_start,
 )
 from vidiff.data.index import Index, index_clips
-from vidiff.errors import DataError
+from vidiff.errors import DataError, RequestError
 from vidiff.records import Clip
 
 
@@ -191,3 +191,65 @@ def test_a_file_that_is_no_picture_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_text("no picture")
     with pytest.raises(DataError, match=r"x\.png is not a readable picture"):
         read_picture(tmp_path / "x.png", 32)
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Cats: two films of 5 and 25 windows, in folders of their own; dogs: one of 15."""
+    root = tmp_path_factory.mktemp("classes")
+    for place, frames in (("cats/a", 20), ("cats/b", 40), ("dogs", 30)):
+        (root / place).mkdir(parents=True)
+        write_video(root / place / "film.mp4", clock_frames(frames, (32, 64)), 12)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("keys", "shares"),
+    [
+        ({"sampling": "file"}, (1 / 3, 1 / 3, 1 / 3)),
+        ({"sampling": "class"}, (1 / 12, 5 / 12, 1 / 2)),
+        ({"sampling": "folder"}, (1 / 3, 1 / 3, 1 / 3)),
+        ({"weights": {"cats/a": 3.0}}, (15 / 55, 25 / 55, 15 / 55)),
+        ({"sampling": "class", "weights": {"dogs": 3.0}}, (1 / 24, 5 / 24, 3 / 4)),
+        ({"weights": {"cats": 0.0}}, (0, 0, 1)),
+    ],
+)
+def test_sampling_follows_files_folders_classes_and_weights(
+    classes: Path, keys: dict, shares: tuple[float, ...]
+) -> None:
+    index = index_clips(classes, held_out=0.0, duplicates=False, **keys)
+    assert [e.windows for e in index.usable] == [5, 25, 15]
+    drawn = [draw_window(index, 3, n) for n in range(2000)]
+    counts = Counter(w.entry.path for w in drawn)
+    found = [counts[e.path] / 2000 for e in index.usable]
+    assert found == pytest.approx(shares, abs=0.035)
+    assert drawn[:50] == [draw_window(index, 3, n) for n in range(50)]
+    starts = {w.start for w in drawn if w.entry.path == "dogs/film.mp4"}
+    assert len(starts) == 15
+    plain = index_clips(classes, held_out=0.0, duplicates=False)
+    assert index.digest != plain.digest
+
+
+def test_a_weight_for_an_unknown_name_is_refused_with_the_nearest(classes: Path) -> None:
+    index = index_clips(classes, held_out=0.0, weights={"cat": 2.0})
+    with pytest.raises(RequestError, match="'cat'") as caught:
+        draw_window(index, 0, 0)
+    assert "'cats'" in caught.value.remedy
+
+
+def test_a_spacing_is_drawn_from_those_asked_and_told(index: Index) -> None:
+    keys = {"stride": (3, 1), "fps": (12.0, 6.0), "flip": False}
+    wider = index_clips(index.config.root, num_frames=8, held_out=0.0, **keys)
+    drawn = [draw_window(wider, 0, n) for n in range(300)]
+    assert {round(12 * w.dt) for w in drawn} == {1, 2, 3, 6}
+    for window in drawn[:40]:
+        clip = read_clip(wider, window)
+        first, step = round(clip.start * 12), round(12 * clip.dt)
+        assert clock_of(clip) == [(first + step * k) & 0b111100 for k in range(8)]
+        assert clip.dt == window.dt
+    assert {round(12 * w.dt) for w in fixed_windows(wider, 20)} == {3}
+
+
+def test_rates_above_a_files_own_are_not_drawn(index: Index) -> None:
+    wider = index_clips(index.config.root, num_frames=8, held_out=0.0, fps=(12.0, 48.0))
+    assert {round(1 / draw_window(wider, 0, n).dt) for n in range(50)} == {12}

@@ -3,8 +3,8 @@
 Everything is a pure function of (index, seed, position, attempt): no loader state, so neither
 resume nor the number of processes changes what is seen. Positions are counted over all training;
 with W windows, position n is slot n mod W of epoch n div W, and each epoch is a shuffle of its own
-in which every window comes once. A window that cannot be read is replaced by another one, drawn
-from (seed, position, attempt) alone.
+in which every window comes once; weighted sampling draws each position by chance. A window that
+cannot be read is replaced by another one, drawn from (seed, position, attempt) alone.
 
 Frames are asked for in the middle of the time they are shown, half a frame after their stamp: so
 stamps rounded to milliseconds still name the right frame.
@@ -67,7 +67,9 @@ def draw_window(index: Index, seed: int, position: int, attempt: int = 0) -> Win
     """
     total = _require_windows(index)
     generator = make_generator(seed, position, f"window/{attempt}")
-    if attempt:
+    if index.config.sampling != "window" or index.config.weights:
+        number = _draw_number(index, generator)
+    elif attempt:
         number = int(torch.randint(total, (), generator=generator))
     else:
         epoch, slot = divmod(position, total)
@@ -198,6 +200,15 @@ def _require_windows(index: Index) -> int:
             "Add videos, or lower data.num_frames; for the test side raise data.held_out.",
         )
     return index.num_windows
+
+
+def _draw_number(index: Index, generator: torch.Generator) -> int:
+    """A window by chance: first its file, by the odds of the index, then its place there."""
+    which, where = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+    # A file with no odds has the running total of the one before, and is passed over.
+    place = bisect_right(index.odds, min(which, index.odds[-1] * (1 - 1e-12)))
+    count = index.usable[place].windows
+    return index.ends[place] - count + int(where * count)
 
 
 @lru_cache(maxsize=2)

@@ -37,7 +37,7 @@ from vidiff.data.survey import SIDE, Traits
 FINE = 8
 QUERIES = 8
 LIKE = 0.9
-SAME = 0.86
+SAME = 0.88
 FLAT = 3.0
 """Standard deviation, in grey levels, below which a picture shows nothing to compare."""
 SHAPES = ((1, 1), (0.9, 0.9), (0.8, 0.8), (0.7, 0.7), (1, 0.75), (1, 0.56), (0.75, 1), (0.56, 1))
@@ -54,7 +54,7 @@ PROOFS = 4
 """Sharpest pictures by which a crop is aligned."""
 LEAST = 0.25
 """Share of the pictures that may be less alike than equation (3) says."""
-OVERLAP = 0.4
+OVERLAP = 0.5
 """Share of the shorter film's pictures that must be seen at the same time."""
 
 Box = tuple[int, int, int, int]

@@ -26,6 +26,7 @@ from vidiff.data.scanning import Known, find_facts, find_groups
 from vidiff.data.splitting import Side, assign_sides
 from vidiff.data.verdict import DataConfig, VideoEntry, clip_seconds, count_windows, judge
 from vidiff.data.walk import Found, walk
+from vidiff.data.weighting import running_odds
 from vidiff.errors import DataError, RequestError
 
 __all__ = ["DataConfig", "Index", "Side", "VideoEntry", "index_clips", "scan"]
@@ -64,11 +65,17 @@ class Index:
         return tuple(accumulate(e.windows for e in self.usable))
 
     @cached_property
+    def odds(self) -> tuple[float, ...]:
+        """Running total of how likely each usable file is drawn, where not window by window."""
+        return running_odds(self.usable, self.config)
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of everything that decides which frames a position shows."""
         rows = sorted((e.path, e.sha256, e.span, e.cuts, e.windows) for e in self.usable)
-        keys = ("num_frames", "size", "fps", "stride", "flip", "crop", "held_out")
-        chosen = self.config.model_dump(include=set(keys))
+        keys = {"num_frames", "size", "fps", "stride", "flip", "crop", "held_out"}
+        keys |= {"sampling", "weights"}
+        chosen = self.config.model_dump(include=keys)
         text = json.dumps([rows, chosen, self.seed, self.side, self.labels], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -62,6 +62,10 @@ class DataConfig(Config):
     """Share of the source groups (of each film's time, with few films) kept for evaluation."""
     min_usable: float = Field(0.5, ge=0, le=1)
     """Least share of the videos met that must be usable."""
+    sampling: Literal["window", "file", "folder", "class"] = "window"
+    """What training draws equally often. Windows come once an epoch each; the others by chance."""
+    weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    """How much oftener than 1 a class, folder or file is drawn, by name, such as {cats: 2}."""
     cuts: bool = True
     """Keep windows inside shots; false lets them cross hard cuts."""
     duplicates: bool = True

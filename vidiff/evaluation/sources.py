@@ -162,7 +162,9 @@ def load_folder(
     Raises:
         DataError: nothing usable in the folder.
     """
-    index = index_clips(folder, num_frames=num_frames, size=size, fps=fps)
+    # A generated clip that jumps, or that comes twice, is to be scored as it is.
+    as_it_is = {"cuts": False, "duplicates": False}
+    index = index_clips(folder, num_frames=num_frames, size=size, fps=fps, **as_it_is)
     batch = read_all(_without_previews(index), count, seed)
     return batch.frames.numpy(), float(batch.dt.median())
 
