@@ -7,11 +7,8 @@ import io
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from media import (
     clock_frames,
@@ -196,34 +193,6 @@ def test_decord_reads_only_where_its_frames_are_proven_right(tmp_path: Path) -> 
     assert [path for path, usable in asked.items() if usable] == ["old.avi", "plain.mp4"]
 
 
-@pytest.mark.slow
-def test_a_scan_of_300_damaged_videos_ends_with_300_verdicts(tmp_path: Path) -> None:
-    whole = np.frombuffer(
-        write_video(tmp_path / "whole.mp4", moving_square(48)).read_bytes(), np.uint8
-    )
-    rng = np.random.default_rng(0)
-    (tmp_path / "bad").mkdir()
-    for k in range(300):
-        mutant = whole.copy()
-        hits = rng.integers(8, len(mutant), rng.integers(1, 60))
-        mutant[hits] = rng.integers(0, 256, len(hits))
-        (tmp_path / "bad" / f"{k:03d}.mp4").write_bytes(mutant.tobytes())
-    # A process of its own: a decoder that aborts must fail this test, not end it.
-    code = (
-        "from vidiff.data.index import DataConfig, scan; import json, sys; "
-        "print(json.dumps(scan(DataConfig(root=sys.argv[1])).to_json()))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "bad")],
-        capture_output=True,
-        timeout=280,
-        check=True,
-    )
-    files = json.loads(done.stdout)["files"]
-    assert len(files) == 300
-    assert all(f["usable"] or (f["reason"] and f["remedy"]) for f in files)
-
-
 def test_no_content_stands_on_both_sides_of_the_split(folder: Path, tmp_path: Path) -> None:
     for path in folder.iterdir():
         shutil.copy(path, tmp_path / path.name)
@@ -348,7 +317,7 @@ def test_too_small_a_usable_share_names_the_commonest_reason(tmp_path: Path) -> 
     write_clips(tmp_path, 1)
     for k in range(3):
         (tmp_path / f"bad{k}.mp4").write_text("no video at all")
-    with pytest.raises(DataError, match=r"Only 1 of 4 .*min_usable=0\.5.*\(3\).*container"):
+    with pytest.raises(DataError, match=r"Only 1 of 4 .*min_usable=0\.5(.|\n)* 3  .*container"):
         index_clips(tmp_path)
     assert index_clips(tmp_path, min_usable=0.2).num_windows == 1
 

@@ -108,10 +108,9 @@ class Index:
         if not self.usable:
             raise self._none_usable()
         if self.side == "all" and len(self.usable) < self.config.min_usable * met:
-            reason, count = Counter(e.reason for e in self.entries if not e.usable).most_common()[0]
             raise DataError(
                 f"Only {len(self.usable)} of {met} videos in {root} are usable, under the share "
-                f"data.min_usable={self.config.min_usable:g}; most often ({count}): {reason}",
+                f"data.min_usable={self.config.min_usable:g}; {self._reasons()}",
                 f"See every verdict with: vidiff data check {root}",
             )
         if self.num_windows < min_windows:
@@ -121,6 +120,13 @@ class Index:
                 "Add videos, or lower data.num_frames or data.stride.",
             )
         return self
+
+    def _reasons(self, most: int = 8) -> str:
+        """The commonest reasons, a line each."""
+        counts = Counter(e.reason for e in self.entries if not e.usable).most_common()
+        lines = [f"{count:7d}  {reason}" for reason, count in counts[:most]]
+        more = [f"and {len(counts) - most} more reasons"] if len(counts) > most else []
+        return "\n".join(["the others, by reason:", *lines, *more])
 
     def _none_usable(self) -> DataError:
         short = [e for e in self.entries if e.fps and not e.windows]
