@@ -41,7 +41,14 @@ def start(
 
 def words_for(clips: Path, out: Path, *more: str) -> list[str]:
     words = [w for w in TINY_RUN if not w.startswith("train.keep")]
-    return [f"data.root={clips}", f"out={out}", *words, "train.ema=[0.05,0.1]", *more]
+    return [
+        f"data.root={clips}",
+        f"out={out}",
+        *words,
+        "train.ema=[0.05,0.1]",
+        "data.workers=0",
+        *more,
+    ]
 
 
 def lines_of(path: Path) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import resource
+import shutil
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,12 @@ import torch
 from jaxtyping import UInt8
 
 from vidiff.data import video
+from vidiff.data.cache import RawCache
+from vidiff.data.clips import decode
 from vidiff.data.index import DataConfig, scan
+from vidiff.data.preparing import prepare_cache
+from vidiff.runs.tracking import read_metrics
+from vidiff.training import train
 
 FRAMES = 300
 FPS = 30
@@ -123,6 +129,31 @@ def default(folder: Path) -> Read:
     return lambda path, times: video.read_frames(path, times, SIZE, chosen[path.name])
 
 
+def cached(folder: Path) -> Read:
+    """vidiff's prepared cache; making it is not counted."""
+    index = scan(DataConfig(root=str(folder), size=SIZE[0], held_out=0, cuts=False))
+    out = folder.parent / f"{folder.name}-cache"
+    prepare_cache(index, out, workers=1)
+    fetch = RawCache(out, decode)
+    entries = {e.path: e for e in index.usable}
+    return lambda path, times: fetch(index, entries[path.name], times, SIZE)
+
+
+def waiting(folder: Path, steps: int) -> None:
+    """Prints the share of a tiny network's CPU training that waits for two warm workers."""
+    words = [f"data.root={folder}", f"out={folder.parent / 'run'}", "data.workers=2",
+             "data.size=48", "model.size=tiny", "model.patch=4", f"train.steps={steps}",
+             "data.cuts=false", "train.log_every=1", "train.calibration_clips=16",
+             "train.held_out_clips=4", "train.threads=1"]  # fmt: skip
+    shutil.rmtree(folder.parent / "run", ignore_errors=True)
+    train(None, *words, say=lambda text: None)
+    lines = read_metrics(folder.parent / "run" / "timing.jsonl")[steps // 3 :]
+    seconds, waited = (sum(line[key] for line in lines) for key in ("seconds", "waited"))
+    longest = max(line["waited"] for line in lines)
+    print(f"Two warm workers, {len(lines)} steps of a tiny network in {seconds:.1f} s: ", end="")
+    print(f"{waited / seconds:.2%} waited for data, at most {longest:.3f} s")
+
+
 def measure(ways: dict[str, Read], chosen: list[tuple[Path, np.ndarray]], rounds: int) -> None:
     """Prints CPU milliseconds a clip: the median over rounds of the mean over windows."""
     spent: dict[str, list[float]] = {name: [] for name in ways}
@@ -143,6 +174,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where the files lie")
     parser.add_argument("--windows", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=30, help="of the training that may wait")
     args = parser.parse_args()
     torch.set_num_threads(1)
     for name, size, count in (("240p", (240, 320), 50), ("720p", (720, 1280), 12)):
@@ -156,8 +188,10 @@ def main() -> None:
             "vidiff by decord": by("decord"),
             "vidiff by PyAV": by("pyav"),
             "vidiff, as the index chose": default(folder),
+            "vidiff, prepared cache": cached(folder),
         }
         measure(ways, chosen, args.rounds)
+    waiting(args.folder / "240p", args.steps)
 
 
 if __name__ == "__main__":

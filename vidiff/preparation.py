@@ -20,6 +20,7 @@ from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_lis
 from einops import rearrange
 from torch import nn
 
+from vidiff.data.cache import describe_cache
 from vidiff.data.index import Index, scan
 from vidiff.data.loading import read_all
 from vidiff.data.video import to_unit
@@ -124,6 +125,8 @@ def prepare(config: TrainConfig, index: Index | None, say: Callable[[str], None]
     model_config = fit_conditions(config.model, len(index.labels), told)
     changes = claim(config) if accelerator.is_main_process else []
     say = say if accelerator.is_main_process else _silent
+    if config.data.cache:
+        say(f"Cache: {describe_cache(index)}.")
     accelerator.wait_for_everyone()
     calibration = _calibration(config, index.split("train"), accelerator, say)
     fit, cost = _fit(config, accelerator)

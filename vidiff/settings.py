@@ -97,7 +97,8 @@ class TrainConfig(Config):
     """How long and how often."""
 
 
-FREE_TO_CHANGE = ("out", "data.root", "data.workers", "data.cache_mb", "model.checkpointing",
+FREE_TO_CHANGE = ("out", "data.root", "data.workers", "data.cache", "data.cache_mb",
+                  "data.max_bad", "model.checkpointing",
                   "train.allow", "train.trackers", "train.log_every", "train.keep", "train.threads",
                   "train.preview_every", "train.max_minutes", "train.micro_batch",
                   "train.checkpoint_every", "train.compile", "train.sharding")  # fmt: skip

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate.utils import gather_object
 from torch import nn
 
 from vidiff.data.index import Index
@@ -26,12 +27,15 @@ from vidiff.models.optimizers import learning_rate
 from vidiff.models.sharding import keep_gradients, whole
 from vidiff.planning import is_out_of_memory
 from vidiff.preparation import Session, prepare
-from vidiff.records import Batch, draw_uniform
+from vidiff.records import draw_uniform
 from vidiff.recovery import go_back, judge
 from vidiff.runs import checkpoint
-from vidiff.runs.files import write_json
+from vidiff.runs.files import read_json, write_json
 from vidiff.settings import TrainConfig, read_config
 from vidiff.stopping import stop_signals
+
+BAN_LAG = 16
+"""Steps between the first death that a file causes and its ban, on every process alike."""
 
 
 @dataclass(frozen=True)
@@ -140,12 +144,15 @@ def make_room(session: Session, error: Exception) -> str:
 def _batches(session: Session) -> Batches:
     """The batches of this process, from the current step on."""
     config = session.config
+    stored = session.folder / "quarantine.json"
     return load_batches(
         session.index.split("train"),
         config.seed,
         positions(session),
         workers=config.data.workers,
         cache_mb=config.data.cache_mb,
+        lag=BAN_LAG * config.train.batch_size,
+        quarantine=read_json(stored) if stored.exists() else {},
     )
 
 
@@ -161,7 +168,7 @@ def positions(session: Session) -> Iterator[list[int]]:
 
 
 def take_step(
-    session: Session, batches: Iterator[Batch], stop: bool
+    session: Session, batches: Batches, stop: bool
 ) -> tuple[dict[str, float], float, bool]:
     """One optimizer step over the global batch.
 
@@ -198,8 +205,12 @@ def take_step(
         [p.grad for p in state.network.parameters() if p.grad is not None]
     )
     norm = whole(norm)
-    numbers = torch.stack([loss, error, norm, norm.new_tensor(float(stop))])
+    asked, met = norm.new_tensor([float(stop), float(len(batches.news))])
+    numbers = torch.stack([loss, error, norm, asked, met])
     numbers = accelerator.reduce(numbers, "mean")
+    if numbers[4] > 0:
+        # Some process met a file that gave no clip: all of them must know it.
+        batches.share(gather_object(list(batches.news)))
     values = dict(zip(("loss", "error", "grad_norm"), numbers[:3].tolist(), strict=True))
     values["lr"] = learning_rate(config.optimizer, state.step, session.steps)
     skipped = judge(state, numbers[:3], config.train.spike, config.train.patience)

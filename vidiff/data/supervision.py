@@ -88,6 +88,7 @@ class Crew(Generic[Item, Result]):
 
     Args:
         rest: seconds after which a helper without work ends itself.
+        again: whether an item is tried once more where its helper had worked on others.
     """
 
     def __init__(
@@ -97,7 +98,9 @@ class Crew(Generic[Item, Result]):
         seconds: float,
         megabytes: int,
         rest: float = IDLE_SECONDS,
+        again: bool = True,
     ) -> None:
+        self._again = again
         self._task = (function, seconds, megabytes, rest)
         self._workers = workers
         self._busy: list[_Helper[Item]] = []
@@ -122,7 +125,7 @@ class Crew(Generic[Item, Result]):
                 self._failures += 1
                 if self._failures == STARTS:
                     raise VidiffError(f"A helper process could not be started. {answer.reason}")
-            elif not isinstance(answer, Death) or not helper.blameless:
+            elif not isinstance(answer, Death) or not (helper.blameless and self._again):
                 self._failures = 0
                 return helper.item, answer
             self._busy.append(_Helper(helper.item, self._task))

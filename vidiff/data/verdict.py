@@ -56,8 +56,9 @@ class DataConfig(Config):
     reader: Reader = "auto"
     """decord and torchcodec get the files on which their frames were proven equal to PyAV's;
     auto: PyAV for H.264, HEVC and where decord is not proven, else decord."""
-    workers: int = Field(0, ge=0)
-    """Processes that decode beside the training process; 0 decodes inside it."""
+    workers: int = Field(1, ge=0)
+    """Processes that decode beside the training process, and may die of what they read; 0 decodes
+    inside it."""
     held_out: float = Field(0.1, ge=0, lt=1)
     """Share of the source groups (of each film's time, with few films) kept for evaluation."""
     min_usable: float = Field(0.5, ge=0, le=1)
@@ -70,6 +71,10 @@ class DataConfig(Config):
     """Keep windows inside shots; false lets them cross hard cuts."""
     duplicates: bool = True
     """Look for near duplicates and keep them on one side of the split."""
+    max_bad: float = Field(0.05, ge=0, le=1)
+    """Share of clips that may turn out unreadable in training; a few are always borne."""
+    cache: str | None = None
+    """Folder that `vidiff data prepare` filled: frames are taken from there."""
     cache_mb: int = Field(512, ge=0)
     """Memory for decoded frames, in MiB: files are kept whole while they fit."""
 
