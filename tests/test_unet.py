@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vidiff.errors import RequestError
@@ -235,6 +236,32 @@ def test_recomputing_blocks_changes_neither_output_nor_gradient(dropout: float) 
         found.append(gradients(net, draw(), 1))
     for plain, recomputed in zip(*found, strict=True):
         torch.testing.assert_close(recomputed, plain, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("norm", ["mp", "group"])
+def test_with_circular_borders_a_shift_by_the_stride_is_a_shift(
+    norm: Norm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def circular(self: Weighted, x: Tensor) -> Tensor:
+        weight, (rows, columns) = self.effective_weight(), self.padding
+        if weight.ndim == 2:
+            return functional.linear(x, weight, self.bias)
+        # Over time the borders are real; over space the picture becomes a torus.
+        wrapped = functional.pad(x, (columns, columns, 0, 0), mode="circular")
+        if columns:
+            wrapped = functional.pad(wrapped, (0, 0, rows, rows), mode="circular")
+            rows = 0
+        return functional.conv2d(wrapped, weight, self.bias, padding=(rows, 0))
+
+    net = build(size=16, norm=norm, joint_map=0).double()
+    x, levels, dt = (v.double() for v in draw(size=16))
+    monkeypatch.setattr(Weighted, "forward", circular)
+    stride = net.layout.patch * 2 ** (len(net.layout.widths) - 1)
+    shift = {"shifts": (stride, 2 * stride), "dims": (3, 4)}
+    shifted = net(x.roll(**shift), levels, dt)[0]
+    torch.testing.assert_close(shifted, net(x, levels, dt)[0].roll(**shift), rtol=1e-9, atol=1e-9)
+    one = net(x.roll(1, 3), levels, dt)[0]
+    assert not torch.allclose(one, net(x, levels, dt)[0].roll(1, 3), atol=1e-3)
 
 
 def test_a_frames_level_alters_its_own_output_and_its_neighbours() -> None:

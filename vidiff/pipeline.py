@@ -24,6 +24,7 @@ from vidiff.diffusion.calibration import Calibration
 from vidiff.diffusion.process import Denoiser, ProcessConfig
 from vidiff.errors import RequestError
 from vidiff.models.layout import ModelConfig
+from vidiff.models.lora import LoraConfig
 from vidiff.models.unet import SpaceTimeUNet
 from vidiff.records import Batch, Condition, draw_normal, draw_uniform, make_generator
 from vidiff.sampling import SampleConfig
@@ -57,6 +58,7 @@ class VideoDiffusion:
         weights_hash, data_digest: SHA-256 of the weights that `load` chose, and of the clips.
         find_reference: loads what the name of a reference means beside its checkpoint (saved.py).
         classes: names of its class labels, in their order.
+        lora: the adapters it trains through, if any.
         data, seed: how its training clips were cut and split, so that the same are held out again.
     """
 
@@ -78,6 +80,7 @@ class VideoDiffusion:
         self.find_reference: Callable[[str], VideoDiffusion] | None = None
         self.data: DataConfig | None = None
         self.classes: tuple[str, ...] = ()
+        self.lora: LoraConfig | None = None
         self.seed = 0
 
     @property

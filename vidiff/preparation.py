@@ -30,6 +30,7 @@ from vidiff.finetuning import kept_calibration, start_from
 from vidiff.manifest import compare, write_manifest
 from vidiff.models.attention import require_backend
 from vidiff.models.layout import fit_conditions
+from vidiff.models.lora import add_lora
 from vidiff.models.sharding import shard
 from vidiff.models.unet import Block
 from vidiff.outlook import Outlook, time_part
@@ -144,6 +145,9 @@ def prepare(config: TrainConfig, index: Index | None, say: Callable[[str], None]
         if accelerator.is_main_process:
             write_json(folder / "origin.json", origin)
         say(f"Starting from the weights of {config.train.init_from}.")
+    if config.train.lora is not None:
+        model.lora = config.train.lora
+        add_lora(model.network, config.train.lora, config.seed)
     network = model.network.to(accelerator.device)
     require_backend(config.model.attention, accelerator.device)
     if config.train.compile:

@@ -19,6 +19,7 @@ from vidiff.diffusion.process import ProcessConfig
 from vidiff.errors import RequestError
 from vidiff.models.attention import require_backend
 from vidiff.models.layout import ModelConfig
+from vidiff.models.lora import LoraConfig, add_lora, merge
 from vidiff.pipeline import VideoDiffusion, build
 from vidiff.runs import checkpoint
 from vidiff.runs.files import read_json
@@ -40,6 +41,7 @@ def describe(model: VideoDiffusion, config: ModelConfig) -> dict[str, Any]:
         "data": None if model.data is None else model.data.model_dump(mode="json"),
         "seed": model.seed,
         "classes": list(model.classes),
+        "lora": None if model.lora is None else model.lora.model_dump(mode="json"),
     }
 
 
@@ -115,10 +117,14 @@ def rebuild(parts: dict[str, Any], tensors: dict[str, Any]) -> VideoDiffusion:
         TaskConfig(**parts["tasks"]),
     )
     require_backend(model.network.config.attention, model.device)  # type: ignore[arg-type, union-attr]
+    adapted = parts.get("lora")
+    if adapted is not None:
+        add_lora(model.network, LoraConfig(**adapted))
     shapes = {name: value.shape for name, value in model.network.state_dict().items()}
     # Runs from before shards stored gains without an axis.
     flat = {n: t.reshape(shapes[n]) for n, t in tensors.items() if not t.ndim and n in shapes}
     model.network.load_state_dict(tensors | flat)
+    merge(model.network)
     model.network.eval().requires_grad_(False)
     model.data = None if parts["data"] is None else DataConfig(**parts["data"])
     model.seed, model.classes = parts["seed"], tuple(parts.get("classes", ()))

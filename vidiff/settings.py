@@ -13,6 +13,7 @@ from vidiff.data.index import DataConfig
 from vidiff.diffusion.process import ProcessConfig
 from vidiff.errors import RequestError
 from vidiff.models.layout import ModelConfig, resolve
+from vidiff.models.lora import LoraConfig
 from vidiff.models.optimizers import OptimizerConfig
 from vidiff.runs.config import Config, differences, dump_yaml, load_config
 from vidiff.runs.files import write_text
@@ -57,6 +58,8 @@ class LoopConfig(Config):
     patience: int = Field(5, ge=2)
     """Steps in a row: not finite, and the run goes back to its last checkpoint; spiking, and
     their gradient norm is taken for the new level."""
+    lora: LoraConfig | None = None
+    """With init_from: learn low-rank adapters only; the network itself stays as it is."""
     init_from: str | None = None
     """Start from the trained weights of another run, a checkpoint or an export."""
     recalibrate: bool = True
@@ -135,6 +138,11 @@ def read_config(
         raise RequestError(
             f"tasks.pixels={config.tasks.pixels:g} needs a network that accepts pixel levels.",
             "Set model.pixel_levels=true, or tasks.pixels=0.",
+        )
+    if config.train.lora is not None and config.train.init_from is None:
+        raise RequestError(
+            "train.lora adapts a trained network, and train.init_from names none.",
+            "Set train.init_from=RUN, or leave train.lora out.",
         )
     return config
 

@@ -75,24 +75,27 @@ class Weighted(nn.Module):
         # One axis, because sharding splits parameters along their first.
         self.gain = nn.Parameter(torch.zeros(1)) if zero and norm == "mp" else None
         self.bias = nn.Parameter(torch.zeros(outputs)) if norm == "group" else None
+        self.lora: nn.Module | None = None
         if norm == "group":
             with torch.no_grad():
                 self.weight.mul_(0.0 if zero else 1 / math.sqrt(self.fan_in))
 
     def effective_weight(self) -> Tensor:
         """The weight that is applied; its rows have norm `gain` under "mp"."""
+        weight = self.weight if self.lora is None else self.weight + self.lora()
         if self.norm == "group":
-            return self.weight
-        axes = tuple(range(1, self.weight.ndim))
+            return weight
+        axes = tuple(range(1, weight.ndim))
         # Clamped, not shifted by a small number: the scale of W must not matter at all.
-        norms = torch.linalg.vector_norm(self.weight, dim=axes, keepdim=True)
+        norms = torch.linalg.vector_norm(weight, dim=axes, keepdim=True)
         scale = norms.clamp_min(1e-12).reciprocal()
-        return self.weight * (scale if self.gain is None else scale * self.gain)
+        return weight * (scale if self.gain is None else scale * self.gain)
 
     @torch.no_grad()
     def normalize(self) -> None:
-        """Forced weight normalisation: rows back to norm sqrt(fan-in). Once per optimiser step."""
-        if self.norm == "mp":
+        """Forced weight normalisation: rows back to norm sqrt(fan-in). Once per optimiser step;
+        a frozen weight (under adapters) stays bit for bit."""
+        if self.norm == "mp" and self.weight.requires_grad:
             axes = tuple(range(1, self.weight.ndim))
             norms = torch.linalg.vector_norm(self.weight, dim=axes, keepdim=True)
             self.weight.mul_(math.sqrt(self.fan_in) / norms.clamp_min(1e-12))

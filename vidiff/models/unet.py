@@ -283,5 +283,5 @@ class SpaceTimeUNet(nn.Module):
 
 def hidden_matrix(name: str, parameter: Tensor) -> bool:
     """True for the weights that Muon moves: matrices inside blocks, not the ends or embeddings."""
-    ends = ("stem", "head", "embedding", "uncertainty", "scale", "head_scale")
+    ends = ("stem", "head", "embedding", "uncertainty", "scale", "head_scale", "lora")
     return parameter.ndim >= 2 and not any(part in ends for part in name.split("."))
