@@ -152,6 +152,7 @@ def test_tasks_with_inputs_keep_what_they_were_given(
         "inpaint": ["--clip", clip, "--mask", str(mask)],
         "outpaint": ["--clip", clip, "--inner", "0.5"],
         "edit": ["--clip", clip, "--strength", "0.3"],
+        "vary": ["--clip", clip, "--strength", "0.3"],
         "loop": ["--keep", "2"],
         "rollout": ["--keep", "2", "--frames", "13", "--clip", clip],
     }.items():
@@ -199,7 +200,7 @@ def test_a_run_with_pixel_levels_fills_holes_and_frames(clips: Path, tmp_path: P
     ("words", "said"),
     [
         (["--task", "dance"], "dance"),
-        (["--task", "vary"], "not there yet"),
+        (["--task", "vary"], "needs --clip"),
         (["--task", "predict"], "--clip"),
         (["--task", "image-to-video", "--image", "nowhere.png"], "nowhere.png"),
         (["--seeds", "4-1"], "--seeds"),

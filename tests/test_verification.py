@@ -15,7 +15,8 @@ from test_codecs import remux
 from vidiff.cli import main
 from vidiff.data.export import read_metadata
 from vidiff.errors import DataError, RequestError
-from vidiff.generation import Request, generate
+from vidiff.generation import generate
+from vidiff.request import Request
 from vidiff.runs.provenance import NOTICE
 from vidiff.runs.signing import check_signature, sign
 from vidiff.sampling import SampleConfig

@@ -32,8 +32,9 @@ from vidiff.data.loading import read_all
 from vidiff.data.video import probe, read_frames
 from vidiff.errors import RequestError
 from vidiff.evaluation import EvalConfig, fill_page, number_sources, score_clips, summarize
-from vidiff.generation import Request, generate
+from vidiff.generation import generate
 from vidiff.pipeline import VideoDiffusion
+from vidiff.request import Request
 from vidiff.runs.config import Config
 from vidiff.runs.files import read_json, write_json
 from vidiff.runs.page import Page

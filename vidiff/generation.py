@@ -6,20 +6,18 @@ The request names a run, a task word with its inputs, and seeds; clip i depends 
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from jaxtyping import Bool, UInt8
-from pydantic import Field
+from jaxtyping import UInt8
 from torch import Tensor
 
 from vidiff import rollout, tasks
-from vidiff.data.clips import read_picture, read_start
+from vidiff.data.clips import read_start, read_whole
 from vidiff.data.codecs import find_codec
 from vidiff.data.export import (
     encoding_loss,
@@ -29,71 +27,18 @@ from vidiff.data.export import (
     write_sheet,
     write_webp,
 )
-from vidiff.errors import DataError, RequestError
+from vidiff.errors import RequestError
 from vidiff.metrics.drift import LEAST_BLOCKS, measure_drift
 from vidiff.pipeline import VideoDiffusion
 from vidiff.records import Condition
-from vidiff.runs.config import Config
+from vidiff.request import INPUTS, Request, check_task, make_condition
 from vidiff.runs.files import hash_file
 from vidiff.runs.provenance import certificate, seal, to_metadata, write_sidecar
 from vidiff.runs.signing import sign
-from vidiff.sampling import CHUNK, SampleConfig
+from vidiff.sampling import CHUNK, Progress
 from vidiff.saved import load
-
-TASKS = ("generate", "image-to-video", "predict", "backward", "interpolate", "upsample-time",
-         "inpaint", "outpaint", "edit", "loop", "rollout")  # fmt: skip
-"""Task words that work now."""
-
-INPUTS = ("image", "clip", "mask")
-"""Fields of a request that name files."""
-
-LATER = ("upscale", "vary")
-"""Task words of the contract that are not there yet."""
-
-
-class Request(Config):
-    """What to make."""
-
-    task: str = "generate"
-    """Task word."""
-    seeds: tuple[int, ...] = (0,)
-    """One clip for each."""
-    image: str | None = None
-    """Picture file, for image-to-video."""
-    clip: str | None = None
-    """Video file, for every other task with an input."""
-    mask: str | None = None
-    """Picture or video whose white pixels are to be filled, for inpaint."""
-    feather: int = Field(0, ge=0)
-    """Pixels beside the hole that may change too, so that no edge is seen."""
-    inner: float = Field(0.75, gt=0, lt=1)
-    """Share of each side that the given clip takes up, for outpaint."""
-    keep: int = Field(4, ge=1)
-    """Frames of the clip that are kept, for predict, backward and interpolate (at each end)."""
-    label: str | None = None
-    """Class, by name or number; for models that were trained with model.classes."""
-    caption: str | None = None
-    """Text; for models that were trained with model.text."""
-    frames: int | None = Field(None, ge=2)
-    """Frames to make; by default as many as the model was trained on."""
-    factor: int = Field(2, ge=2)
-    """Times as many frames, for upsample-time; distance of keyframes, for rollout by keyframes."""
-    method: Literal["slide", "roll", "keyframes"] = "slide"
-    """How a rollout goes on: window after window, rolling noise levels, or keyframes first."""
-    strength: float = Field(0.5, gt=0, le=1)
-    """How far an edit may go from the clip: 1 forgets it."""
-    sample: SampleConfig = SampleConfig()
-    """Sampler, steps, guidance."""
-    codec: str = "h264"
-    """How the video is encoded: h264, h264-10bit, hevc, vp9, av1 or lossless."""
-    gif: bool = False
-    """Write a GIF beside each MP4."""
-    webp: bool = False
-    """Write an animated WebP, without loss, beside each MP4."""
-    png: bool = False
-    """Write each frame as PNG, into a folder beside each MP4."""
-    measure: bool = False
-    """Measure what encoding lost, and write it into the sidecar."""
+from vidiff.upscaling import check_upscaler, upscale
+from vidiff.variation import vary
 
 
 @dataclass(frozen=True)
@@ -114,8 +59,9 @@ def generate(
     request: Request | None = None,
     *,
     weights: str = "ema",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     publishing: Publishing | None = None,
+    then: str | Path | None = None,
 ) -> list[Path]:
     """Make the clips of a request.
 
@@ -126,6 +72,7 @@ def generate(
         weights: which weights of the run (see `vidiff.load`).
         progress: called with (denoiser calls done, calls in all).
         publishing: what the files tell of captions, and the certificate that signs them.
+        then: run folder of a second model that makes the clips larger.
 
     Returns:
         the files made, MP4s first.
@@ -137,20 +84,79 @@ def generate(
     check_task(request)
     find_codec(request.codec)
     model = run if isinstance(run, VideoDiffusion) else load(run, weights)
+    upscaler = None if then is None else load(then)
+    if upscaler is not None:
+        check_upscaler(upscaler, model.size)
     clips = make_clips(model, request, request.seeds, progress)
+    if upscaler is not None:
+        clips = upscale(upscaler, clips, request.seeds, request.sample, request.keep)
     fps = rate_of(model, request)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     made, beside = [], []
     for k, frames in enumerate(clips):
         path = folder / f"{request.task}-seed{request.seeds[k]:04d}.mp4"
-        about = _certificate(model, request, k, frames, publishing)
+        about = _certificate(model, upscaler, request, k, frames, publishing)
         more = write_clip(path, frames, fps, about, request, publishing)
         made.append(path)
         beside += more
     sheet = folder / f"{request.task}.png"
     beside.append(write_sheet(sheet, clips, scale=max(1, 96 // model.size)))
     return made + beside
+
+
+def make_clips(
+    model: VideoDiffusion,
+    request: Request,
+    seeds: Sequence[int],
+    progress: Progress | None = None,
+) -> UInt8[Tensor, "b t h w c"]:
+    """The clips of a request, one for each seed: one pass of the sampler, or several."""
+    sample, dt = request.sample, model.calibration.dt
+
+    def tell(condition: Condition) -> Condition:
+        return model.tell(condition, request.label, request.caption)
+
+    match request.task:
+        case "loop":
+            start = None
+            if request.clip:
+                count = request.frames or model.num_frames
+                start = read_start(request.clip, count, dt, model.size)[None]
+            return rollout.loop(model, request.keep, seeds, sample, start, tell, progress)
+        case "rollout":
+            return _roll_out(model, request, seeds, tell, progress)
+        case "vary":
+            count = request.frames or model.num_frames
+            clip = read_start(str(request.clip), count, dt, model.size)[None]
+            told = tell(tasks.generate(1, count))
+            return vary(model, clip, request.strength, seeds, sample, told, progress)
+        case "upscale":
+            clip = read_whole(str(request.clip), dt, request.frames)[None]
+            return upscale(model, clip, seeds, sample, request.keep, tell, progress)
+    return model.sample(make_condition(model, request), seeds, sample, progress)
+
+
+def _roll_out(
+    model: VideoDiffusion,
+    request: Request,
+    seeds: Sequence[int],
+    tell: rollout.Shape,
+    progress: Progress | None,
+) -> UInt8[Tensor, "b t h w c"]:
+    keep, sample, start = request.keep, request.sample, None
+    total = request.frames or 4 * model.num_frames
+    if request.method == "slide":
+        if request.clip:
+            start = read_start(request.clip, keep, model.calibration.dt, model.size)[None]
+        return rollout.slide(model, total, keep, seeds, sample, start, tell, progress)
+    if request.clip:
+        raise RequestError(
+            f"A rollout by {request.method} cannot continue a clip.", "Use --method slide."
+        )
+    if request.method == "roll":
+        return rollout.roll(model, total, keep, seeds, sample, tell, progress)
+    return rollout.keyframes(model, total, request.factor, keep, seeds, sample, tell, progress)
 
 
 def rate_of(model: VideoDiffusion, request: Request) -> Fraction:
@@ -161,6 +167,7 @@ def rate_of(model: VideoDiffusion, request: Request) -> Fraction:
 
 def _certificate(
     model: VideoDiffusion,
+    upscaler: VideoDiffusion | None,
     request: Request,
     k: int,
     frames: UInt8[Tensor, "t h w c"],
@@ -170,6 +177,7 @@ def _certificate(
     counts, so both are noted: `vidiff replay` needs them to meet every bit."""
     first = k - k % CHUNK
     inputs = {name: hash_file(path) for name in INPUTS if (path := getattr(request, name))}
+    then = {} if upscaler is None else {"then": {"weights_sha256": upscaler.weights_hash}}
     return certificate(
         request.model_dump(mode="json", exclude={"seeds", "gif", "webp", "png", "measure"}),
         weights_hash=model.weights_hash,
@@ -181,6 +189,7 @@ def _certificate(
         threads=torch.get_num_threads(),
         device=model.device.type,
         inputs=inputs,
+        **then,
     )
 
 
@@ -223,138 +232,3 @@ def write_clip(
     if request.png:
         beside += write_pictures(path.with_suffix(""), frames)
     return beside
-
-
-def check_task(request: Request) -> None:
-    """Refuse unknown words and missing inputs before anything is loaded.
-
-    Raises:
-        RequestError: with the words there are, or the option that is missing.
-    """
-    task = request.task
-    if task in LATER:
-        raise RequestError(
-            f"The task {task!r} is not there yet.", f"There are: {', '.join(TASKS)}."
-        )
-    if task not in TASKS:
-        raise RequestError(f"There is no task {task!r}.", f"There are: {', '.join(TASKS)}.")
-    needed = {"generate": (), "image-to-video": ("image",), "inpaint": ("clip", "mask"),
-              "loop": (), "rollout": ()}  # fmt: skip
-    for name in INPUTS:
-        value = getattr(request, name)
-        if value is None and name not in needed.get(task, ("clip",)):
-            continue
-        if value is None:
-            raise RequestError(f"The task {task!r} needs --{name}.", f"Add --{name} FILE.")
-        if not Path(value).is_file():
-            raise RequestError(f"--{name} {value}: there is no such file.", "Check the path.")
-
-
-def make_clips(
-    model: VideoDiffusion,
-    request: Request,
-    seeds: Sequence[int],
-    progress: Callable[[int, int], None] | None = None,
-) -> UInt8[Tensor, "b t h w c"]:
-    """The clips of a request, one for each seed: one pass of the sampler, or a rollout of many."""
-    if request.task not in ("loop", "rollout"):
-        return model.sample(make_condition(model, request), seeds, request.sample, progress)
-    keep, sample, dt = request.keep, request.sample, model.calibration.dt
-    start = None
-    if request.task == "loop":
-        if request.clip:
-            count = request.frames or model.num_frames
-            start = read_start(request.clip, count, dt, model.size)[None]
-        return rollout.loop(model, keep, seeds, sample, start, progress=progress)
-    total = request.frames or 4 * model.num_frames
-    if request.method == "slide":
-        if request.clip:
-            start = read_start(request.clip, keep, dt, model.size)[None]
-        return rollout.slide(model, total, keep, seeds, sample, start, progress=progress)
-    if request.clip:
-        raise RequestError(
-            f"A rollout by {request.method} cannot continue a clip.", "Use --method slide."
-        )
-    if request.method == "roll":
-        return rollout.roll(model, total, keep, seeds, sample, progress=progress)
-    return rollout.keyframes(model, total, request.factor, keep, seeds, sample, progress=progress)
-
-
-def make_condition(model: VideoDiffusion, request: Request) -> Condition:
-    """The task of a request with its label and caption.
-
-    Raises:
-        RequestError: no such label, or a model that was trained without.
-    """
-    return model.tell(_read_task(model, request), request.label, request.caption)
-
-
-def _read_task(model: VideoDiffusion, request: Request) -> Condition:
-    """The task of a request, inputs read at the model's size and rate."""
-    size, total = model.size, request.frames or model.num_frames
-    keep, dt = request.keep, model.calibration.dt
-
-    def frames(count: int, spacing: float = dt) -> UInt8[Tensor, "1 t h w c"]:
-        return read_start(str(request.clip), count, spacing, size)[None]
-
-    match request.task:
-        case "generate":
-            return tasks.generate(1, total)
-        case "image-to-video":
-            return tasks.image_to_video(read_picture(str(request.image), size)[None], total)
-        case "predict":
-            return tasks.predict(frames(keep), total)
-        case "backward":
-            return tasks.backward(frames(keep), total)
-        case "interpolate":
-            clip = frames(total)
-            return tasks.interpolate(clip[:, :keep], clip[:, -keep:], total)
-        case "upsample-time":
-            given = (total - 1) // request.factor + 1
-            condition = tasks.upsample_time(frames(given), request.factor)
-            return replace(condition, dt=torch.tensor([dt / request.factor]))
-        case "inpaint":
-            hole = _hole(str(request.mask), total, dt, size)
-            return tasks.inpaint(frames(total), hole, request.feather)
-        case "outpaint":
-            inner = max(1, round(size * request.inner))
-            clip = read_start(str(request.clip), total, dt, inner)[None]
-            return tasks.outpaint(clip, size, request.feather)
-    top, low = model.calibration.sigma_max, 0.1
-    level = low * (top / low) ** request.strength
-    return tasks.edit(frames(total), level)
-
-
-def _hole(path: str, count: int, dt: float, size: int) -> Bool[Tensor, "1 t h w"]:
-    """What a picture marks in all frames, or a video in each."""
-    try:
-        picture = read_picture(path, size)[None]
-    except DataError:
-        picture = read_start(path, count, dt, size)
-    hole = picture.float().mean(-1) > 127
-    if not bool(hole.any()) or bool(hole.all()):
-        raise RequestError(
-            f"--mask {path} marks {'nothing' if not hole.any() else 'everything'}.",
-            "White pixels are filled, black ones kept: the mask needs both.",
-        )
-    return hole[None]
-
-
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """`0-7`, `3`, or `0,2,5-6` to seeds.
-
-    Raises:
-        RequestError: with the form it should have.
-    """
-    seeds: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        if not match or (match[2] and int(match[2]) < int(match[1])):
-            raise RequestError(
-                f"--seeds {text}: {part!r} is no seed and no range.",
-                "Write a number, a range such as 0-7, or a list such as 0,2,5-6.",
-            )
-        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
-    if len(set(seeds)) != len(seeds) or len(seeds) > 100_000:
-        raise RequestError(f"--seeds {text} repeats a seed, or asks for more than 100,000.")
-    return tuple(seeds)

@@ -152,19 +152,29 @@ class Job:
         return draw_normal(step, self.seeds, purpose, shape).to(model.device)
 
 
-def walk(job: Job, progress: Progress) -> Float[Tensor, "b c t h w"]:
-    """The clips of one chunk in model range, given content at its small noise."""
+def walk(
+    job: Job, progress: Progress, begin: Float[Tensor, "b c t h w"] | None = None
+) -> Float[Tensor, "b c t h w"]:
+    """The clips of one chunk in model range, given content at its small noise.
+
+    Args:
+        begin: noisy clips at half of sigma_max to walk down from, instead of pure noise.
+    """
     model, config, device = job.model, job.config, job.model.device
     c, condition = model.calibration, job.condition
     floor, start = condition.floor.to(device), condition.start.to(device)
     free = torch.isinf(start)
-    enters = bool(free.any()) and config.steps > 1
-    top = c.sigma_max / 2 if enters else min(c.sigma_max, float(start[start > floor].max()))
+    enters = bool(free.any()) and config.steps > 1 and begin is None
+    top = (
+        c.sigma_max / 2
+        if enters or begin is not None
+        else min(c.sigma_max, float(start[start > floor].max()))
+    )
     grid = samplers.make_grid(
         config.grid, config.steps - enters, c.sigma_min, top, *model.level_law
     )
     levels = samplers.spread(grid, floor, start, condition.lag)
-    y = job.noise("sample") * levels[0]
+    y = job.noise("sample") * levels[0] if begin is None else begin
     if condition.known is not None:
         y = y + torch.where(free, 0.0, model.to_model(condition.known))
     calls = enters + samplers.count_calls(config.sampler, len(levels) - 1)

@@ -17,19 +17,14 @@ import torch
 
 from vidiff.data.export import hash_stream, read_metadata
 from vidiff.errors import DataError, RequestError
-from vidiff.generation import (
-    INPUTS,
-    Request,
-    hash_frames,
-    make_clips,
-    rate_of,
-    write_clip,
-)
+from vidiff.generation import hash_frames, make_clips, rate_of, write_clip
 from vidiff.pipeline import VideoDiffusion
+from vidiff.request import INPUTS, Request
 from vidiff.runs import signing
 from vidiff.runs.files import hash_file, read_json
 from vidiff.runs.provenance import SEALS, environment, from_metadata, is_sealed
 from vidiff.saved import load, weights_in
+from vidiff.upscaling import upscale
 
 Verdict = Literal["intact", "moved", "altered", "stripped", "unknown"]
 
@@ -165,7 +160,8 @@ def replay(
 
     Args:
         run: the run or exported folder that made it.
-        inputs: files that the request names (`image`, `clip`, `mask`), and withheld captions.
+        inputs: files that the request names (`image`, `clip`, `mask`), withheld captions, and the
+            run of a second model (`then`).
 
     Returns:
         the files made, and a sentence on whether every frame is the same bit for bit.
@@ -183,6 +179,9 @@ def replay(
     try:
         batch = [int(seed) for seed in facts["batch"]]
         frames = make_clips(model, request, batch, progress)
+        if "then" in facts:
+            upscaler = _upscaler(facts["then"]["weights_sha256"], inputs or {})
+            frames = upscale(upscaler, frames, batch, request.sample, request.keep)
     finally:
         torch.set_num_threads(threads)
     row = batch.index(request.seeds[0])
@@ -228,6 +227,14 @@ def _request(about: dict[str, Any], inputs: dict[str, str]) -> Request:
             )
         asked[name] = inputs[name]
     return Request(**asked, seeds=tuple(about["seeds"]))
+
+
+def _upscaler(weights_hash: str, inputs: dict[str, str]) -> VideoDiffusion:
+    if "then" not in inputs:
+        raise RequestError(
+            "The clip was made large by a second model, which replay needs.", "Add --then RUN."
+        )
+    return _model(inputs["then"], weights_hash)
 
 
 def _model(run: str | Path, weights_hash: str) -> VideoDiffusion:

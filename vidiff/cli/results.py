@@ -35,7 +35,8 @@ def register(commands: Commands) -> None:
     sample.add_argument("--frames", type=int, help="frames of the result")
     sample.add_argument("--factor", type=int, help="times as many frames, for upsample-time")
     sample.add_argument("--method", help="of a rollout: slide, roll or keyframes")
-    sample.add_argument("--strength", type=float, help="0..1, for edit (default: 0.5)")
+    sample.add_argument("--strength", type=float, help="0..1, for edit and vary (default: 0.5)")
+    sample.add_argument("--then", metavar="RUN", help="a second model that makes the clips large")
     sample.add_argument("--codec", help="h264, h264-10bit, hevc, vp9, av1 or lossless")
     sample.add_argument("--gif", action="store_true", help="write GIFs too")
     sample.add_argument("--webp", action="store_true", help="write animated WebPs too")
@@ -55,7 +56,7 @@ def register(commands: Commands) -> None:
     replay.add_argument("file")
     replay.add_argument("--run", required=True, help="run or exported folder that made it")
     replay.add_argument("--out", default="replayed", help="folder for the clip")
-    for name in ("image", "clip", "mask", "caption"):
+    for name in ("image", "clip", "mask", "caption", "then"):
         replay.add_argument(f"--{name}", help=f"the {name} of the request, where it had one")
 
     export = commands.add("export", _export, "a folder to share: weights, description, model card")
@@ -66,7 +67,8 @@ def register(commands: Commands) -> None:
 
 
 def _sample(args: argparse.Namespace) -> int:
-    from vidiff.generation import Publishing, Request, check_task, generate, parse_seeds
+    from vidiff.generation import Publishing, generate
+    from vidiff.request import Request, check_task, parse_seeds
     from vidiff.runs.config import load_config, make_config
     from vidiff.sampling import SampleConfig
 
@@ -89,7 +91,7 @@ def _sample(args: argparse.Namespace) -> int:
         return 0
     publishing = Publishing(args.publish_prompt, args.sign, args.key)
     files = generate(args.run, args.out, request, weights=args.weights, progress=_bar(),
-                     publishing=publishing)  # fmt: skip
+                     publishing=publishing, then=args.then)  # fmt: skip
     return made(files)
 
 
@@ -126,7 +128,7 @@ def _verify(args: argparse.Namespace) -> int:
 def _replay(args: argparse.Namespace) -> int:
     from vidiff.verification import replay
 
-    names = ("image", "clip", "mask", "caption")
+    names = ("image", "clip", "mask", "caption", "then")
     inputs = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     files, said = replay(args.file, args.run, args.out, inputs, _bar())
     print(said)

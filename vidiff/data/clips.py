@@ -12,6 +12,7 @@ stamps rounded to milliseconds still name the right frame.
 
 from __future__ import annotations
 
+import math
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -149,6 +150,20 @@ def read_start(
     times = [first + half + k * spacing for k in range(count)]
     frames = read_frames(path, times, cover)
     return torch.from_numpy(_centre(frames, size).copy())
+
+
+def read_whole(
+    path: str | os.PathLike[str], spacing: float, count: int | None = None
+) -> UInt8[Tensor, "t h w c"]:
+    """A video at its own size, cut to a centre square, frames `spacing` seconds apart.
+
+    Raises:
+        DataError: unreadable, or shorter than `count` frames.
+    """
+    info = probe(path)
+    half = 0.5 / info.fps if info.fps else 0.0
+    there = math.floor((info.duration - half) / spacing + 1e-6) + 1
+    return read_start(path, count or there, spacing, min(info.width, info.height))
 
 
 def read_picture(path: str | os.PathLike[str], size: int) -> UInt8[Tensor, "h w c"]:
