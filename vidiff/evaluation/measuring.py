@@ -19,6 +19,7 @@ from vidiff.evaluation.sets import ClipSet
 from vidiff.metrics import distribution as dist
 from vidiff.metrics.copies import PERCENTILE, check_clip_copies, check_copies, shrink_clips
 from vidiff.metrics.motion import motion_histograms
+from vidiff.metrics.neighbours import estimate_coverage, estimate_density
 
 Draws = Float[np.ndarray, "r"]
 
@@ -243,9 +244,13 @@ def _score_neighbours(
     x, y, real = (side.spaces[space] for side in (generated, reference, pool))
     hits = _hits(x, y, k)
     halves = [_hits(real[a], real[b], k) for a, b in setting.splits]
-    for i, (name, side) in enumerate((("density", generated), ("coverage", reference))):
-        weights = dist.draw_weights(rng, len(side), side.groups, setting.draws)
-        draws = weights @ hits[i] / weights.sum(axis=1)
+    for i, (name, estimate) in enumerate(
+        (("density", estimate_density), ("coverage", estimate_coverage))
+    ):
+        draws = np.full(setting.draws, np.nan)
+        if len(y) > k + 1:
+            found = estimate(x, y, k, generated.groups, reference.groups)
+            draws = found.draw(rng, setting.draws)
         floor = float(np.mean([half[i].mean() for half in halves]))
         scores.add(name + ending, float(hits[i].mean()), draws, floor, len(x))
 
