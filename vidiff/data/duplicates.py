@@ -9,9 +9,8 @@ are found from the thumbnails that `data.survey` keeps of each film (its traits)
         likeness(q, A) = max over pictures p of A and crops c of  <q, c(p)>                    (1)
 
     B may come from A where `LIKE` is reached by two pictures of B (or its only one).
-2.  Proof. The best pairs of pictures suggest a mirror image and a shift in time; at that shift the
-    crop is found by the correlation of B's sharpest pictures with every place in A's, their coarse
-    look removed by a Gaussian:
+2.  Proof. The mirror image and the shift in time at which the most pictures fit are taken, and the
+    crop at which B's sharpest pictures fit best into A's, their coarse look removed by a Gaussian:
 
         sharp(p) = p - blur(p)                                                                 (2)
         sameness = lower quartile, over all of B's pictures that fall into A's time, of the
@@ -42,10 +41,10 @@ FLAT = 3.0
 """Standard deviation, in grey levels, below which a picture shows nothing to compare."""
 SHAPES = ((1, 1), (0.9, 0.9), (0.8, 0.8), (0.7, 0.7), (1, 0.75), (1, 0.56), (0.75, 1), (0.56, 1))
 """Height and width of the crops looked for, as shares of the whole."""
-CANDIDATES = 16
+CANDIDATES = 24
 """Films that are looked at closely for each film: the likeliest ones."""
-TRIES = 3
-"""Best pairs of pictures from which a proof is tried."""
+TRIES = 2
+"""Likeliest alignments that are tried."""
 SURE = 0.95
 """Sameness from which no better alignment is looked for."""
 BLUR = 1.5
@@ -186,24 +185,39 @@ def _candidates(
 def _prove(films: Sequence[Traits], whole: int, part: int) -> Pair | None:
     """Step 2: the pair with its best alignment, or None where none makes the films the same."""
     a, b = films[whole], films[part]
-    chosen = _chosen(b, QUERIES)
-    likeness = np.einsum("q m d, n d -> q m n", _queries(b), _cut(a))
     best: Pair | None = None
-    for place in np.argsort(likeness.max(axis=2), axis=None)[::-1][:TRIES]:
-        query, mirror = np.unravel_index(place, likeness.shape[:2])
-        picture = int(likeness[query, mirror].argmax()) % len(a.seconds)
-        shift = float(a.seconds[picture] - b.seconds[chosen[query]])
+    for mirrored, shift in _suggest(a, b):
         seen, shown = _together(a, b, shift)
         if not len(seen):
             continue
-        thumbs = b.thumbs[seen, :, ::-1] if mirror else b.thumbs[seen]
+        thumbs = b.thumbs[seen, :, ::-1] if mirrored else b.thumbs[seen]
         box = _align(a.thumbs[shown], thumbs)
         sameness = _sameness(a.thumbs, shown, thumbs, box)
         if sameness >= SAME and (best is None or sameness > best.sameness):
-            best = Pair(whole, part, sameness, bool(mirror), box, shift)
+            best = Pair(whole, part, sameness, mirrored, box, shift)
         if sameness >= SURE:
             break
     return best
+
+
+def _suggest(whole: Traits, part: Traits) -> list[tuple[bool, float]]:
+    """The likeliest (mirrored, shift): those at which the most of the part's pictures fit."""
+    seconds = part.seconds[_chosen(part, QUERIES)]
+    crops = _cut(whole).reshape(len(CROPS), len(whole.seconds), -1)
+    # A best crop for each pair of pictures: the pictures of one film need not agree on it yet.
+    likeness = np.einsum("q m d, c n d -> q m n c", _queries(part), crops).max(axis=3)
+    found = []
+    for query, mirror in product(range(len(seconds)), (0, 1)):
+        for picture in np.argsort(likeness[query, mirror])[::-1][:2]:
+            shift = float(whole.seconds[picture] - seconds[query])
+            places = np.searchsorted(whole.seconds, seconds + shift + 1e-3, side="right") - 1
+            inside = (places >= 0) & (seconds + shift <= whole.end + 0.05)
+            fit = likeness[np.arange(len(seconds))[inside], mirror, places[inside]]
+            # Few pictures in common fit by chance: those outside count as half alike.
+            score = (fit.sum() + 0.5 * (~inside).sum()) / len(seconds)
+            found.append((float(score), bool(mirror), shift))
+    best = dict.fromkeys((mirrored, round(shift, 2)) for _, mirrored, shift in sorted(found)[::-1])
+    return list(best)[:TRIES]
 
 
 def _together(

@@ -36,6 +36,8 @@ from vidiff.runs.files import hash_file
 
 VERSION = 2
 """Raised when examining finds more, or finds it otherwise."""
+GROUPS = 2
+"""Raised when near duplicates are found otherwise."""
 FILE_SECONDS = 300.0
 FILE_MEGABYTES = 1200
 MAX_WORKERS = 8
@@ -89,7 +91,7 @@ def find_facts(
 def find_groups(known: Iterable[Known]) -> dict[str, str]:
     """Content hash to its group of near duplicates, for files that hold a film; kept like facts."""
     films = {content: facts.traits for content, facts in known if content and not facts.reason}
-    key = hashlib.sha256("\n".join([f"groups/{VERSION}", *sorted(films)]).encode()).hexdigest()
+    key = hashlib.sha256("\n".join([f"groups/{GROUPS}", *sorted(films)]).encode()).hexdigest()
     with _open_memory(store_path(), "auto") as memory:
         groups = memory.recall_groups(key)
         if groups is None or set(groups) != set(films):
