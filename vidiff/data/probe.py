@@ -170,6 +170,11 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
     Raises:
         DataError: unreadable, hostile, without pictures, or beyond the limits above.
     """
+    # Pictures are probed apart, by a module that builds on this one.
+    from vidiff.data.pictures import is_film, probe_film
+
+    if is_film(path):
+        return probe_film(path)
     with open_video(path) as (container, stream):
         packets = list(itertools.islice(container.demux(stream), MAX_FRAMES + 2))
         stamps = _Stamps.read(path, stream, packets)

@@ -28,11 +28,11 @@ import numpy as np
 
 from vidiff.data.duplicates import group_contents
 from vidiff.data.examination import Facts, examine
+from vidiff.data.pictures import hash_film
 from vidiff.data.supervision import Death, supervise
 from vidiff.data.survey import Traits
 from vidiff.data.video import Reader
 from vidiff.data.walk import Found
-from vidiff.runs.files import hash_file
 
 VERSION = 2
 """Raised when examining finds more, or finds it otherwise."""
@@ -128,9 +128,9 @@ def _study(root: str, store: Path, wish: Reader, found: Found) -> Known:
     """Content hash and facts of one file; facts of equal content are not found twice."""
     path = Path(root) / found.name
     try:
-        content = hash_file(path)
-    except OSError as error:
-        reason = f"It cannot be opened: {error.strerror}."
+        content = hash_film(path)
+    except (OSError, ValueError) as error:
+        reason = f"It cannot be opened: {getattr(error, 'strerror', None) or error}."
         return "", Facts(reason=reason, remedy="Check the path and its permissions.")
     with _open_memory(store, wish) as memory:
         kept = memory.recall_content(content)
@@ -232,12 +232,14 @@ def _open_base(path: Path) -> sqlite3.Connection:
 
 
 def _key(path: Path) -> tuple[str, int, int]:
-    """Path, size and modification time; a file that is gone has none that matches."""
+    """Path, size and modification time (of all pictures of a folder); what is gone matches none."""
     try:
-        state = path.stat()
+        items = [path, *os.scandir(path)] if path.is_dir() else [path]
+        states = [item.stat() for item in items]
     except OSError:
         return (os.path.abspath(path), -1, -1)
-    return (os.path.abspath(path), state.st_size, state.st_mtime_ns)
+    size = sum(state.st_size for state in states)
+    return (os.path.abspath(path), size, max(state.st_mtime_ns for state in states))
 
 
 def _pack(facts: Facts) -> tuple[str, bytes]:

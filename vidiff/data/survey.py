@@ -23,6 +23,7 @@ import numpy as np
 from av.video.reformatter import Interpolation
 from jaxtyping import Float, UInt8
 
+from vidiff.data.pictures import is_film, read_film
 from vidiff.data.probe import FOREIGN_ERRORS, MAX_FRAMES, VideoInfo, open_video
 from vidiff.errors import DataError
 
@@ -150,6 +151,8 @@ def _likeness(before: UInt8[np.ndarray, "s s c"], after: UInt8[np.ndarray, "s s 
 
 def _thumbnails(path: str | os.PathLike[str], info: VideoInfo) -> Thumbs:
     """One thumbnail for every shown frame, in order of time."""
+    if is_film(path):
+        return read_film(path, range(info.num_frames), (SIDE, SIDE))
     with open_video(path) as (container, stream):
         stream.codec_context.thread_count = 1
         base = float(stream.time_base)

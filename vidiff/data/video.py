@@ -27,6 +27,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from vidiff.data.export import read_metadata, write_gif, write_mp4, write_sheet
+from vidiff.data.pictures import is_film, read_film
 from vidiff.data.probe import FOREIGN_ERRORS, VideoInfo, is_shown, open_video, probe
 from vidiff.errors import DataError, NumbersError, RequestError
 
@@ -155,6 +156,8 @@ def read_frames(
     if name not in READERS:
         raise RequestError(f"reader is {reader!r}; known readers: auto, {', '.join(READERS)}.")
     try:
+        if is_film(path):
+            return read_film(path, shown_at(probe(path).pts_seconds, asked).tolist(), size)
         return READERS[name](path, asked, size)
     except DataError as error:
         if os.fspath(path) in error.cause:

@@ -1,7 +1,8 @@
 """Walking a foreign folder: every file met once, nothing outside it ever touched.
 
 Links are followed while they stay inside the root; a folder is entered once, whatever names it
-has; hidden names are skipped. A file counts as a video when its suffix or its first bytes say so.
+has; hidden names are skipped. A file counts as a video when its suffix or its first bytes say so, a
+folder of numbered pictures counts as one.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from vidiff.data.pictures import is_animated, numbered
 from vidiff.data.probe import sniff
 from vidiff.errors import DataError, RequestError
 
@@ -77,14 +79,25 @@ class _Walker:
         except OSError as error:
             self.found.append(Found(prefix or ".", f"The folder cannot be read: {error.strerror}."))
             return
+        film = self.film_of(items) if prefix else []
+        if film:
+            self.found.append(Found(prefix.rstrip("/")))
         for item in items:
-            if item.name.startswith("."):
+            if item.name.startswith(".") or item.name in film:
                 continue
             self.meet(Path(item.path), prefix + item.name, depth)
             if len(self.found) + self.others > MAX_FILES:
                 raise DataError(
                     f"{self.root} holds more than {MAX_FILES} files.", "Choose a smaller folder."
                 )
+
+    @staticmethod
+    def film_of(items: list[os.DirEntry[str]]) -> list[str]:
+        """Names of the pictures that make the folder a film; empty where a video is among them."""
+        files = [item.name for item in items if item.is_file(follow_symlinks=False)]
+        if any(_VIDEO.fullmatch(os.path.splitext(name)[1]) for name in files):
+            return []
+        return numbered(files)
 
     def meet(self, path: Path, name: str, depth: int) -> None:
         """Sorts one directory entry: enter it, list it, refuse it or count it as another file."""
@@ -118,10 +131,11 @@ class _Walker:
 
 
 def _looks_like_video(path: Path) -> bool:
-    if _OTHER.fullmatch(path.suffix):
+    if _OTHER.fullmatch(path.suffix) and path.suffix.lower() not in (".png", ".webp"):
         return False
     try:
         with open(path, "rb") as file:
-            return sniff(file.read(512)) is not None
+            head = file.read(512)
+            return is_animated(head) or sniff(head) is not None
     except OSError:
         return False
