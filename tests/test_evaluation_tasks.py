@@ -214,6 +214,8 @@ def test_what_a_command_cannot_do_is_said(
         ([run, "--compare", "--data", clips], "two different sources"),
         ([clips, "--robustness", "--data", clips], "is a folder of clips"),
         ([run, "--task", "guess", "--data", clips], "no paired task"),
+        ([clips, "--protocol", "guess", "--data", clips], "no protocol 'guess'"),
+        ([clips, "--protocol", "fvd", "--data", clips], "i3d"),
     ):
         assert call(["eval", *words]) == 2
         assert sentence in capsys.readouterr().err

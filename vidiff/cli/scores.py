@@ -12,8 +12,8 @@ from vidiff.cli.launching import die_with_parent, launch
 from vidiff.errors import RequestError
 
 NO_CACHE = "none"
-OPTIONS = ("data", "split", "clips", "seed", "json", "out", "cache", "task")
-SWITCHES = ("compare", "robustness", "debug", "dry_run")
+OPTIONS = ("data", "split", "clips", "seed", "json", "out", "cache", "task", "protocol", "weights")
+SWITCHES = ("compare", "robustness", "download", "debug", "dry_run")
 
 
 def register(commands: Commands) -> None:
@@ -48,6 +48,11 @@ def register(commands: Commands) -> None:
         "--robustness", action="store_true", help="unseen rates, lengths, sizes, conditions"
     )
     evaluate.add_argument(
+        "--protocol", help="a published distance: fvd, fvd2048_16f, fid, kid, ..."
+    )
+    evaluate.add_argument("--weights", help="file of the network that --protocol is defined with")
+    evaluate.add_argument("--download", action="store_true", help="fetch it from its authors")
+    evaluate.add_argument(
         "--cache",
         help="folder for what is measured of real clips (default: the user's cache; none: none)",
     )
@@ -71,7 +76,9 @@ def _eval(args: argparse.Namespace) -> int:
     if _leads():
         print(f"Scoring {', '.join(args.runs)} against the {args.split} clips of {args.data}")
         print(config.model_dump_json(indent=2))
-    return 0 if args.dry_run else _score(args, config)
+    if args.dry_run:
+        return 0
+    return _published(args, config) if args.protocol else _score(args, config)
 
 
 def _config(args: argparse.Namespace) -> Any:
@@ -114,6 +121,22 @@ def _score(args: argparse.Namespace, config: Any) -> int:
     if args.json:
         files.append(write_json(args.json, result.to_json()))
     return made(files)
+
+
+def _published(args: argparse.Namespace, config: Any) -> int:
+    from dataclasses import asdict
+
+    from vidiff.evaluation import evaluate_published
+    from vidiff.runs.files import write_json
+
+    weights = Path(args.weights) if args.weights else None
+    found = evaluate_published(
+        args.runs[0], args.data, args.protocol, weights=weights, download=args.download,
+        split=args.split, config=config,
+    )  # fmt: skip
+    if _leads():
+        print(f"{found.name} {found.value:.6g}, {found.clips} clips of {found.frames} frames")
+    return made([write_json(args.json, asdict(found))]) if args.json and _leads() else 0
 
 
 def _compare_files(args: argparse.Namespace) -> int:

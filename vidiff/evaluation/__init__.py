@@ -6,7 +6,13 @@ from vidiff.evaluation.comparing import Comparison, compare_files
 from vidiff.evaluation.pairing import PairConfig, PairedReport
 from vidiff.evaluation.report import Report, Score, Statistic
 from vidiff.evaluation.robustness import Robustness
-from vidiff.evaluation.running import compare, evaluate, evaluate_robustness, evaluate_task
+from vidiff.evaluation.running import (
+    compare,
+    evaluate,
+    evaluate_published,
+    evaluate_robustness,
+    evaluate_task,
+)
 from vidiff.evaluation.scoring import EvalConfig, score_clips
 from vidiff.evaluation.sources import load_folder, number_sources
 from vidiff.evaluation.wording import summarize
@@ -24,6 +30,7 @@ __all__ = [
     "compare",
     "compare_files",
     "evaluate",
+    "evaluate_published",
     "evaluate_robustness",
     "evaluate_task",
     "fill_page",

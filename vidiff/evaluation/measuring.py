@@ -8,6 +8,7 @@ difference of their draws is a paired comparison.
 from __future__ import annotations
 
 import math
+import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -240,8 +241,10 @@ def _score_neighbours(
     scores: Scores, ending: str, space: str, generated: ClipSet, reference: ClipSet,
     pool: ClipSet, setting: Setting,
 ) -> None:  # fmt: skip
-    k, rng = setting.neighbours, np.random.default_rng(setting.seed)
+    k = setting.neighbours
     x, y, real = (side.spaces[space] for side in (generated, reference, pool))
+    # Draws of two models must be independent where no weights are shared: equal ones would cancel.
+    rng = np.random.default_rng([setting.seed, zlib.crc32(np.ascontiguousarray(x).data)])
     hits = _hits(x, y, k)
     halves = [_hits(real[a], real[b], k) for a, b in setting.splits]
     for i, (name, estimate) in enumerate(

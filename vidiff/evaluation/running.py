@@ -21,6 +21,7 @@ from vidiff.evaluation.sources import (
     number_sources,
     read_held_out,
 )
+from vidiff.metrics.published import Published, measure_published
 from vidiff.pipeline import VideoDiffusion
 
 
@@ -197,3 +198,35 @@ def evaluate_robustness(
         if out is not None and crew.leads:
             write_robustness(table, out)
         return table
+
+
+def evaluate_published(
+    generated: VideoDiffusion | str | Path,
+    real: Index | str | Path,
+    name: str,
+    *,
+    weights: Path | None = None,
+    download: bool = False,
+    split: Side = "test",
+    config: EvalConfig | None = None,
+) -> Published:
+    """A distance of other people, by their protocol and with their network, or not at all.
+
+    Args:
+        generated, real, split, config: as for `evaluate`.
+        name: `fvd`, `fvd2048_16f`, `fid`, `kid`, ... (`metrics.published`).
+        weights: file of the network that the protocol is defined with.
+        download: fetch it from its authors' source.
+
+    Raises:
+        RequestError: unknown name, another network, or clips that the protocol excludes.
+    """
+    config = config or EvalConfig()
+    model = find_model(generated)
+    with Crew.of_launch() as crew:
+        beside = None if model is not None else str(generated)
+        held_out = read_held_out(real, model, config, split=split, beside=beside)
+        clips, _ = make_clips(generated if model is None else model, held_out, config, crew)
+        n = min(len(clips), len(held_out.clips), config.num_clips)
+        real_clips = held_out.clips[:n]
+        return measure_published(name, clips[:n], real_clips, weights=weights, download=download)
