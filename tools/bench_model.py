@@ -3,6 +3,7 @@
     pip install --no-deps --target /tmp/peer \\
         video-diffusion-pytorch==0.7.0 rotary-embedding-torch einops-exts
     python tools/bench_model.py --peer /tmp/peer [--rounds 5] [--large]
+    python tools/bench_model.py --peer /tmp/peer --race 600 --clips demo/clips    (see race.py)
 
 One process, one thread, random weights, fp32, clips of 2 x 8 x 32 x 32. Rounds are interleaved and
 the clock counts this process's own processor time, so a busy machine disturbs all rows alike; the
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from race import race
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -188,10 +190,19 @@ def main() -> None:
     words.add_argument("--peer", required=True, help="folder the peer was installed into")
     words.add_argument("--rounds", type=int, default=5, help="timed rounds")
     words.add_argument("--large", action="store_true", help="one forward at 2 x 16 x 64 x 64 too")
+    words.add_argument("--race", type=float, metavar="SECONDS", help="train all this long instead")
+    words.add_argument("--clips", type=Path, help="folder of clips for the race")
     words.add_argument("--memory-of", help=argparse.SUPPRESS)
     given = words.parse_args()
     torch.set_num_threads(1)
-    if given.memory_of:
+    if given.race:
+        if given.clips is None:
+            words.error("--race needs --clips")
+        network = import_peer(given.peer)
+        from video_diffusion_pytorch import GaussianDiffusion
+
+        race((network, GaussianDiffusion), OURS["vidiff, its parameters"], given.clips, given.race)
+    elif given.memory_of:
         print(measure_step(given.memory_of, given.peer))
     else:
         write_table(given.rounds, given.large, given.peer)

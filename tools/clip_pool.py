@@ -12,7 +12,7 @@ which is 1 for a model that says nothing, at every level (Karras et al. 2022, ar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,13 +79,15 @@ def read_pool(root: Path, cache: Path, frames: int, side: int, train: int, test:
     return Pool(known, held_out, one)
 
 
-def held_out_errors(denoise: PixelDenoiser, pool: Pool, count: int = 64) -> dict[str, float]:
-    """Equation (1) at LEVELS on held-out clips with fixed noise, and the mean over the levels."""
+def held_out_errors(
+    denoise: PixelDenoiser, pool: Pool, count: int = 64, levels: Sequence[float] = LEVELS
+) -> dict[str, float]:
+    """Equation (1) on held-out clips with fixed noise, and the mean over the levels."""
     clean = rearrange(to_unit(pool.test[:count]), "b t h w c -> b c t h w")
     noise = draw_normal(0, list(range(len(clean))), "held out", tuple(clean.shape[1:]))
     unit = pool.calibration.std[0] / SIGMA_DATA
     errors = {}
-    for level in LEVELS:
+    for level in levels:
         scale = float(scalings(torch.tensor(level)).out) * unit
         total = 0.0
         for x, n in zip(clean.split(16), noise.split(16), strict=True):
