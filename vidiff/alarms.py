@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 Values = Mapping[str, float]
 
-LEARNED = 0.6
+LEARNED = 0.45
 """Held-out error below which samples are judged by their motion: noise, which is all that a young
 model makes, flickers rightly. On hard clips the error stays higher: there samples are judged once
 it is below `BEGUN` and no longer falls by `SETTLED` from one measurement to the next."""

@@ -132,16 +132,16 @@ def _show_curves(page: Page, lines: Lines) -> None:
     page.heading("Learning")
     bands = {f"noise {n.split('.', 1)[1]}": _series(lines, n) for n in _levels(lines, "held_out")}
     if bands:
-        page.curve(bands, x="step", y="held-out error (1: nothing learnt)", log=True,
-                   caption="Fixed held-out clips, fixed noise, one line a level.")  # fmt: skip
+        page.curve(bands, x="step", y="held-out error", log=True,
+                   caption="Fixed clips and noise, a line a level; 1: nothing learnt.")  # fmt: skip
     page.curve({"error": _series(lines, "error")}, x="step", y="training error", log=True,
                caption="As noisy as the drawn levels; the curves above tell more.")  # fmt: skip
     page.curve({"gradient norm": _series(lines, "grad_norm")}, x="step", y="norm", log=True)
     page.curve({"learning rate": _series(lines, "lr")}, x="step", y="rate")
     moved = {n: _series(lines, f"sample.{n}") for n in ("motion", "change", "flicker")}
     if moved["motion"][0]:
-        page.curve({"motion": moved["motion"]}, x="step", y="frame widths a second",
-                   caption="How much the samples move.")  # fmt: skip
+        page.curve({"motion": moved["motion"]}, x="step", y="widths/s",
+                   caption="How much the samples move, in frame widths a second.")  # fmt: skip
         page.curve({n: moved[n] for n in ("change", "flicker")}, x="step", y="grey levels",
                    caption="Change from frame to frame, and flicker of brightness.")  # fmt: skip
 

@@ -15,7 +15,7 @@ from vidiff.errors import RequestError
 from vidiff.models.layout import ModelConfig, resolve
 from vidiff.models.lora import LoraConfig
 from vidiff.models.optimizers import OptimizerConfig
-from vidiff.runs.config import Config, differences, dump_yaml, load_config
+from vidiff.runs.config import Config, differences, dump_yaml, load_config, schema
 from vidiff.runs.files import write_text
 from vidiff.runs.trackers import TrackerName
 from vidiff.tasks import TaskConfig
@@ -106,6 +106,11 @@ FREE_TO_CHANGE = ("out", "data.root", "data.workers", "data.cache", "data.cache_
                   "train.preview_every", "train.max_minutes", "train.micro_batch",
                   "train.checkpoint_every", "train.compile", "train.sharding")  # fmt: skip
 """Keys that may differ on resume: the weights do not depend on them beyond rounding."""
+
+
+def editor_schema() -> str:
+    """The JSON schema of a configuration file, as `configs/schema.json` holds it."""
+    return json.dumps(schema(TrainConfig), indent=2) + "\n"
 
 
 def read_config(

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+from typing import TYPE_CHECKING, Any
 
 from vidiff.cli.commands import Commands, made
 from vidiff.cli.launching import die_with_parent
+
+if TYPE_CHECKING:
+    from vidiff.settings import TrainConfig
 
 
 def register(commands: Commands) -> None:
@@ -25,6 +29,12 @@ def register(commands: Commands) -> None:
     train.add_argument("--nodes", type=int, default=1, help="machines; run this once on each")
     train.add_argument("--rendezvous", help="HOST:PORT where the machines meet, one for all")
 
+    train.add_argument(
+        "--overfit-one", action="store_true",
+        help="self-test: learn one clip by heart, say whether that works, train nothing else",
+    )  # fmt: skip
+    train.add_argument("--schema", action=_Schema, help="print the JSON schema for editors")
+
     calibrate = commands.add(
         "calibrate", _calibrate, "measure the clips: the table training would use"
     )
@@ -39,6 +49,19 @@ def register(commands: Commands) -> None:
     report.add_argument("run", help="run folder")
     report.add_argument("--out", help="file to write (default: report.html in the run)")
     commands.later("distill", "few-step models")
+
+
+class _Schema(argparse.Action):
+    """Prints the schema of configurations and ends, like --help."""
+
+    def __init__(self, option_strings: list[str], dest: str, **rest: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, **rest)
+
+    def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> None:
+        from vidiff.settings import editor_schema
+
+        print(editor_schema(), end="")
+        parser.exit()
 
 
 def _demo(args: argparse.Namespace) -> int:
@@ -63,7 +86,7 @@ def _demo(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace) -> int:
     if "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ:
         die_with_parent()
-    elif args.nproc or args.nodes > 1:
+    elif (args.nproc or args.nodes > 1) and not args.overfit_one:
         return _launch(args)
     from vidiff.runs.config import dump_yaml
     from vidiff.settings import read_config
@@ -75,8 +98,20 @@ def _train(args: argparse.Namespace) -> int:
         print(dump_yaml(config))
     if args.dry_run:
         return _plan(args) if main else 0
+    if args.overfit_one:
+        return _overfit_one(config)
     run = train(config)
     return made([run.checkpoint, run.folder / "metrics.jsonl"]) if main else 0
+
+
+def _overfit_one(config: TrainConfig) -> int:
+    from vidiff.errors import NumbersError
+    from vidiff.selftest import overfit_one
+
+    found = overfit_one(config)
+    print(found.to_text())
+    made([found.sheet])
+    return 0 if found.passed else NumbersError.exit_code
 
 
 def _plan(args: argparse.Namespace) -> int:
