@@ -170,9 +170,9 @@ def _add_groups(page: Page, index: Index) -> None:
 
 
 def _add_verdicts(page: Page, index: Index) -> None:
-    reasons = Counter(e.reason for e in index.entries if not e.usable)
+    reasons = index.reasons()
     if reasons:
         page.heading("Why files are not used")
-        page.table(["reason", "files"], reasons.most_common())
+        page.table(["reason", "files"], reasons)
         refused = [[e.path, e.reason, e.remedy] for e in index.entries if not e.usable]
         page.table(["file", "reason", "remedy"], refused[:ROWS])

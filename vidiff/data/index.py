@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
@@ -110,7 +111,7 @@ class Index:
         if self.side == "all" and len(self.usable) < self.config.min_usable * met:
             raise DataError(
                 f"Only {len(self.usable)} of {met} videos in {root} are usable, under the share "
-                f"data.min_usable={self.config.min_usable:g}; {self._reasons()}",
+                f"data.min_usable={self.config.min_usable:g}; {self._told_reasons()}",
                 f"See every verdict with: vidiff data check {root}",
             )
         if self.num_windows < min_windows:
@@ -121,12 +122,17 @@ class Index:
             )
         return self
 
-    def _reasons(self, most: int = 8) -> str:
-        """The commonest reasons, a line each."""
-        counts = Counter(e.reason for e in self.entries if not e.usable).most_common()
-        lines = [f"{count:7d}  {reason}" for reason, count in counts[:most]]
-        more = [f"and {len(counts) - most} more reasons"] if len(counts) > most else []
-        return "\n".join(["the others, by reason:", *lines, *more])
+    def reasons(self) -> list[tuple[str, int]]:
+        """Why files are refused, and how many for each; numbers aside, the first one speaks."""
+        refused = [e.reason for e in self.entries if not e.usable]
+        kinds = [re.sub(r"[\d.]+", "#", reason) for reason in refused]
+        first = dict(zip(reversed(kinds), reversed(refused), strict=True))
+        return [(first[kind], count) for kind, count in Counter(kinds).most_common()]
+
+    def _told_reasons(self, most: int = 8) -> str:
+        lines = [f"{count:7d}  {reason}" for reason, count in self.reasons()]
+        more = [f"and {len(lines) - most} more reasons"] if len(lines) > most else []
+        return "\n".join(["the others, by reason:", *lines[:most], *more])
 
     def _none_usable(self) -> DataError:
         short = [e for e in self.entries if e.fps and not e.windows]
@@ -165,7 +171,7 @@ class Index:
             "labels": dict(Counter(e.label for e in self.usable if e.label)),
             "captions": sum(e.caption is not None for e in self.usable),
             "readers": dict(Counter(e.reader for e in self.usable)),
-            "reasons": dict(Counter(e.reason for e in self.entries if not e.usable)),
+            "reasons": dict(self.reasons()),
             "digest": self.digest,
         }
 
