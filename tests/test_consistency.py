@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from vidiff.diffusion.consistency import distance, earlier, jump_grid, jumps, stage_of
+from vidiff.diffusion.consistency import distance, earlier, stage_of
 from vidiff.diffusion.process import SIGMA_DATA
-from vidiff.diffusion.samplers import spread
+from vidiff.diffusion.samplers import jump, jump_grid, spread
 
 
 def exact(y: Tensor, t: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def test_the_exact_jump_samples_the_exact_law_in_any_number_of_steps(steps: int)
     zero = torch.zeros(4000, 1, 2, 1, 1, dtype=torch.float64)
     levels = spread(jump_grid(steps, 0.002, 40.0), zero, torch.full_like(zero, torch.inf))
     assert len(levels) == steps + 1
-    y = jumps(exact, noise(0, 4000) * levels[0], levels, lambda i: noise(i + 1, 4000))
+    y = jump(exact, noise(0, 4000) * levels[0], levels, lambda i: noise(i + 1, 4000))
     assert float(y.std()) == pytest.approx(SIGMA_DATA, rel=0.01)
 
 
@@ -40,7 +40,7 @@ def test_held_frames_stay_bit_for_bit_and_the_rest_jumps() -> None:
     start[:, :, 0] = 0.012
     levels = spread(jump_grid(2, 0.002, 40.0), floor, start)
     begun = noise(0, 3) * levels[0]
-    y = jumps(exact, begun, levels, lambda i: noise(i + 1, 3))
+    y = jump(exact, begun, levels, lambda i: noise(i + 1, 3))
     assert torch.equal(y[:, :, 0], begun[:, :, 0])
     assert not torch.equal(y[:, :, 1], begun[:, :, 1])
 

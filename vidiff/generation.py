@@ -84,6 +84,7 @@ def generate(
     check_task(request)
     find_codec(request.codec)
     model = run if isinstance(run, VideoDiffusion) else load(run, weights)
+    request = request.model_copy(update={"sample": model.settle(request.sample)})
     upscaler = None if then is None else load(then)
     if upscaler is not None:
         check_upscaler(upscaler, model.size)

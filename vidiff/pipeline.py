@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from vidiff import conditions, sampling
 from vidiff.data.index import DataConfig
 from vidiff.data.video import to_bytes, to_unit
-from vidiff.diffusion import process
+from vidiff.diffusion import consistency, process
 from vidiff.diffusion.calibration import Calibration
 from vidiff.diffusion.process import Denoiser, ProcessConfig
 from vidiff.errors import RequestError
@@ -145,6 +145,7 @@ class VideoDiffusion:
         network: nn.Module | None = None,
         condition: Condition | None = None,
         image_mode: bool = False,
+        progress: float = 1.0,
     ) -> Loss:
         """The training loss of a batch, a function of (seed, positions) alone.
 
@@ -154,6 +155,7 @@ class VideoDiffusion:
             network: the prepared network to call; by default this one's.
             condition: a field of levels instead of one drawn from the mixture; then nothing that
                 is known of the clips is left out.
+            progress: share 0..1 of the run that is done, which consistency tuning goes by.
         """
         positions, total = list(batch.positions), batch_size or len(batch)
         drawn = condition is None
@@ -170,6 +172,9 @@ class VideoDiffusion:
             told = conditions.drop(told, self.config.drop, seed, positions)
             blind = conditions.dropped(self.config.drop, "pixels", seed, positions)
         extra = told | {"image_mode": image_mode}
+        if self.process.objective == "consistency":
+            stage = consistency.stage_of(progress)
+            return self._jump_loss(network or self.network, clean, noise, condition, stage, extra)
         denoised, u = self._ask(network or self.network, noisy, sigma, extra, blind)
         pixels = None if condition.weight is None else condition.weight.to(self.device)
         emphasis = self.process.motion_emphasis
@@ -178,6 +183,33 @@ class VideoDiffusion:
         value = process.balance(error, u, weight).mean()
         level = sigma.amax(dim=(1, 3, 4)).expand_as(error)
         return Loss(value, error.detach(), level)
+
+    def _jump_loss(
+        self,
+        network: nn.Module,
+        clean: Float[Tensor, "b c t h w"],
+        noise: Float[Tensor, "b c t h w"],
+        condition: Condition,
+        stage: int,
+        extra: dict[str, Any],
+    ) -> Loss:
+        """Equation (1) of consistency.py; frames that are given stay at their level."""
+        later = condition.floor.to(self.device)
+        weight = torch.ones_like(later)
+        if condition.weight is not None:
+            weight = condition.weight.to(self.device)
+        moves = weight > 0
+        before = torch.where(moves, consistency.earlier(later, stage), later)
+        lowest = self.calibration.sigma_min
+        with torch.no_grad():
+            level = before.clamp_min(lowest)
+            target, _ = self._ask(network, clean + level * noise, level, extra)
+            target = torch.where(before > lowest, target, clean)
+        out, u = self._ask(network, clean + later * noise, later, extra)
+        gap = torch.where(moves, later - before, 1.0)
+        value = consistency.distance(out, target, gap, weight).mean() + 0 * u.sum()
+        error = ((out - target) / gap).detach().square().mean(dim=(1, 3, 4)).sqrt()
+        return Loss(value, error, later.amax(dim=(1, 3, 4)).expand_as(error))
 
     def _of_batch(self, batch: Batch, clean: Tensor, seed: int) -> conditions.Told:
         """All that is known of training clips, as the network takes it."""
@@ -227,6 +259,15 @@ class VideoDiffusion:
 
         return denoise
 
+    def settle(self, config: SampleConfig | None = None) -> SampleConfig:
+        """How clips are sampled: what `config` sets, and this model's own way for the rest."""
+        few = {"sampler": "jump", "grid": "jump", "steps": 2}
+        usual = SampleConfig(**few if self.process.objective == "consistency" else {})
+        if config is None:
+            return usual
+        given = {name: getattr(config, name) for name in config.model_fields_set}
+        return SampleConfig(**usual.model_dump(exclude_unset=True) | given)
+
     @torch.no_grad()
     def sample(
         self,
@@ -253,7 +294,7 @@ class VideoDiffusion:
                 nothing to guide by.
             NumbersError: the clips came out non-finite.
         """
-        config = config or SampleConfig()
+        config = self.settle(config)
         if reference is None and config.reference is not None:
             reference = self._reference(config.reference)
         for model in (self, reference):

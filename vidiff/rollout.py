@@ -185,7 +185,7 @@ def roll(
         RequestError: a window would see nothing, or make nothing.
     """
     check_keep(keep, model.num_frames)
-    config = config or SampleConfig()
+    config = model.settle(config)
     return torch.cat(
         [_roll_one(model, total, keep, seed, config, shape, progress) for seed in seeds]
     )

@@ -165,6 +165,7 @@ def walk(
     floor, start = condition.floor.to(device), condition.start.to(device)
     free = torch.isinf(start)
     enters = bool(free.any()) and config.steps > 1 and begin is None
+    enters = enters and config.sampler != "jump"
     top = (
         c.sigma_max / 2
         if enters or begin is not None

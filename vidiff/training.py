@@ -197,6 +197,7 @@ def take_step(
                 config.train.batch_size,
                 session.prepared,
                 image_mode=as_images,
+                progress=state.step / session.steps,
             )
             accelerator.backward(out.value / parts)
         loss = loss + out.value.detach() / parts

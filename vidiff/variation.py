@@ -50,7 +50,7 @@ def vary(
             f"A variation by {amount:g} is not possible.",
             "Give 0 (the clip itself) to 1 (only its coarsest content is kept).",
         )
-    config, c = config or SampleConfig(), model.calibration
+    config, c = model.settle(config), model.calibration
     condition = told or generate(1, clip.shape[1])
     top = c.sigma_max / 2
     grid = samplers.make_grid(config.grid, config.steps, c.sigma_min, top, *model.level_law)

@@ -48,7 +48,10 @@ def register(commands: Commands) -> None:
     report = commands.add("report", _report, "one page about a run, finished or not")
     report.add_argument("run", help="run folder")
     report.add_argument("--out", help="file to write (default: report.html in the run)")
-    commands.later("distill", "few-step models")
+    distill = commands.add("distill", _distill, "a run that samples in one to four calls")
+    distill.add_argument("run", help="run folder of `vidiff train`")
+    distill.add_argument("words", nargs="*", metavar="key=value", help="such as train.steps=2000")
+    distill.add_argument("--out", help="folder of the new run (default: RUN-few)")
 
 
 class _Schema(argparse.Action):
@@ -135,6 +138,19 @@ def _report(args: argparse.Namespace) -> int:
         print(f"Would write one page about {args.run}.")
         return 0
     return made([write_report(args.run, args.out)])
+
+
+def _distill(args: argparse.Namespace) -> int:
+    from vidiff.distilling import few_step_config
+    from vidiff.runs.config import dump_yaml
+    from vidiff.training import train
+
+    config = few_step_config(args.run, args.out, args.words)
+    print(dump_yaml(config))
+    if args.dry_run:
+        return 0
+    run = train(config)
+    return made([run.checkpoint, run.folder / "metrics.jsonl"])
 
 
 def _launch(args: argparse.Namespace) -> int:

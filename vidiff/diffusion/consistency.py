@@ -11,27 +11,19 @@ the last it is nearly the derivative along the path. Geng et al. 2024, Easy Cons
 (arXiv 2406.14548), after Song et al. 2023 (arXiv 2303.01469). The norm is over a whole clip and is
 not squared. With a field of levels each frame has its own t and r, so every task gets fast.
 
-Sampling jumps, adds fresh noise of a smaller level, and jumps again.
+Sampling jumps, adds fresh noise of a smaller level, and jumps again (samplers.py).
 """
 
 from __future__ import annotations
-
-from itertools import pairwise
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vidiff.diffusion.process import Denoiser
-from vidiff.diffusion.samplers import Draw, Levels
-
 STAGES = 8
 """Stages of a run; each takes an equal share of the steps."""
 
 Q, K, B = 2.0, 8.0, 1.0
-
-LAST = 0.8
-"""Level from which the second of two jumps starts, in the pipeline's units."""
 
 
 def stage_of(progress: float) -> int:
@@ -59,22 +51,3 @@ def distance(
     square = ((out - target) / gap.clamp_min(1e-8)).square() * weight
     full = weight.expand(len(out), 1, *out.shape[2:]).mean(dim=(1, 2, 3, 4)).clamp_min(1e-8)
     return (square.mean(dim=(1, 2, 3, 4)) / full).clamp_min(1e-12).sqrt()
-
-
-def jump_grid(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
-    """Levels from which the jumps start: sigma_max, then down to LAST / (steps - 1), and 0."""
-    del sigma_min
-    if steps == 1:
-        return torch.tensor([sigma_max, 0.0], dtype=torch.float64)
-    low = min(LAST / (steps - 1), sigma_max)
-    ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
-    hi, lo = sigma_max ** (1 / rho), low ** (1 / rho)
-    return torch.cat([(hi + ramp * (lo - hi)) ** rho, torch.zeros(1, dtype=torch.float64)])
-
-
-def jumps(jump: Denoiser, y: Tensor, levels: Levels, draw: Draw) -> Tensor:
-    """Jump to the end, noise of the next level, jump again; what is held stays bit for bit."""
-    for i, (s, after) in enumerate(pairwise(levels)):
-        moved = jump(y, s) + after * draw(i)
-        y = torch.where(after < s, moved, y)
-    return y

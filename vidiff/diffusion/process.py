@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -49,6 +49,9 @@ class ProcessConfig(Config):
     """Share of levels drawn log-uniformly over the whole range, so that its ends are trained."""
     motion_emphasis: float = Field(0.0, ge=0)
     """mu in  ||e||^2 + mu ||e_{f+1} - e_f||^2 : capacity to motion, same minimiser."""
+    objective: Literal["denoise", "consistency"] = "denoise"
+    """What the network answers: the expected clean clip, or the end of its path (consistency.py),
+    for sampling in one to four calls."""
 
 
 class Scalings(NamedTuple):

@@ -46,6 +46,9 @@ Levels = Float[Tensor, "n b 1 t h w"]
 Draw = Callable[[int], Tensor]
 """`draw(step)`: fresh standard normal noise like the clip, for the stochastic samplers."""
 
+LAST = 0.8
+"""Level that the second of two jumps starts from (Geng et al. 2024, arXiv 2406.14548)."""
+
 LONGEST = 3.0
 """Steps this many times longer than the one before are first order: (3) would reach too far. It
 happens at the last step to 0, and where a frame that follows with a lag sets out in mid-step."""
@@ -97,12 +100,20 @@ def quantile_grid(
     return torch.cat([inner, _ZERO])
 
 
-GridName = Literal["log", "karras", "flow", "quantile"]
+def jump_grid(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
+    """Where consistency models jump from: sigma_max, then down to LAST / (steps - 1), and 0."""
+    if steps == 1:
+        return torch.tensor([sigma_max, 0.0], dtype=torch.float64)
+    return karras_grid(steps, max(sigma_min, min(LAST / (steps - 1), sigma_max)), sigma_max)
+
+
+GridName = Literal["log", "karras", "flow", "quantile", "jump"]
 GRIDS: dict[str, Callable[..., Tensor]] = {
     "log": log_grid,
     "karras": karras_grid,
     "flow": flow_grid,
     "quantile": quantile_grid,
+    "jump": jump_grid,
 }
 
 
@@ -274,7 +285,14 @@ def sde2m(
     return y
 
 
-Name = Literal["exp2m", "dpm2m", "heun", "euler", "ab2", "churn", "sde2m"]
+def jump(jump: Denoiser, y: Tensor, levels: Levels, draw: Draw) -> Tensor:
+    """For consistency models: to the end, noise of the next level, to the end again."""
+    for i, (s, after) in enumerate(pairwise(levels)):
+        y = torch.where(after < s, jump(y, s) + after * draw(i), y)
+    return y
+
+
+Name = Literal["exp2m", "dpm2m", "heun", "euler", "ab2", "churn", "sde2m", "jump"]
 SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "exp2m": exp2m,
     "dpm2m": dpm2m,
@@ -283,6 +301,7 @@ SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "ab2": ab2,
     "churn": churn,
     "sde2m": sde2m,
+    "jump": jump,
 }
 CALLS_A_STEP = {"heun": 2, "churn": 2}
 """Denoiser calls a step, where it is not one (the last step always takes one)."""
