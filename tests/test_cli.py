@@ -133,6 +133,22 @@ def test_train_then_sample_then_eval_from_the_command_line(
     assert (tmp_path / "report" / "report.html").is_file()
 
 
+def test_two_processes_share_the_seeds_and_make_the_files_of_one(run: Path, tmp_path: Path) -> None:
+    made = {}
+    words = [str(run), "--seeds", "0-4", "steps=3", "guide=time", "guidance=2", "--preview"]
+    for count in ("1", "2"):
+        out = tmp_path / count
+        command = ["-m", "vidiff", "sample", *words, "--out", str(out), "--nproc", count]
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("Made:") == 1
+        assert "calls of the network" in done.stdout
+        made[count] = {p.name: p.read_bytes() for p in out.iterdir() if p.name != "preview.png"}
+        assert (out / "preview.png").is_file()
+    assert len(made["1"]) == 11
+    assert made["1"] == made["2"]
+
+
 def test_tasks_with_inputs_keep_what_they_were_given(
     run: Path, clips: Path, tmp_path: Path
 ) -> None:
@@ -207,6 +223,9 @@ def test_a_run_with_pixel_levels_fills_holes_and_frames(clips: Path, tmp_path: P
         (["--steps", "0"], "steps"),
         (["--sampler", "magic"], "sampler"),
         (["--guidance", "2"], "guidance"),
+        (["guide=auto", "guidance=2"], "reference"),
+        (["guide=histroy", "guidance=2"], "guide"),
+        (["gudie=time"], "guide"),
     ],
 )
 def test_bad_requests_end_with_code_2_and_write_nothing(

@@ -102,6 +102,15 @@ def test_words_may_depend_on_the_hash_of_the_pictures(tmp_path: Path) -> None:
     assert read_metadata(path)["comment"] == hash_stream(path)[1]
 
 
+def test_equal_frames_give_equal_bytes_every_time(tmp_path: Path) -> None:
+    g = np.random.default_rng(0)
+    wide = np.kron(g.integers(0, 256, (16, 40, 3)), np.ones((4, 4, 1))).astype(np.uint8)
+    frames = np.stack([wide[:, 2 * k : 2 * k + 64] for k in range(48)])
+    frames = (frames + g.integers(0, 9, frames.shape)).clip(0, 255).astype(np.uint8)
+    made = {write_mp4(tmp_path / "a.mp4", frames, 8).read_bytes() for _ in range(12)}
+    assert len(made) == 1
+
+
 def test_unknown_codecs_name_the_known_ones() -> None:
     with pytest.raises(RequestError, match="divx") as raised:
         find_codec("divx")

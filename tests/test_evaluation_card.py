@@ -17,7 +17,7 @@ from vidiff.errors import RequestError
 from vidiff.evaluation import EvalConfig, Report, score_clips
 from vidiff.evaluation.cache import Shelf, hash_clips, key_of
 from vidiff.evaluation.card import digest_card, make_card, require_same
-from vidiff.evaluation.crew import Crew
+from vidiff.runs.crew import Crew
 
 CONFIG = EvalConfig(
     draws=100, splits=4, anchor_clips=2, num_clips=8, neighbours=2, perceptual=False

@@ -32,10 +32,11 @@ from vidiff.metrics.drift import LEAST_BLOCKS, measure_drift
 from vidiff.pipeline import VideoDiffusion
 from vidiff.records import Condition
 from vidiff.request import INPUTS, Request, check_task, make_condition
+from vidiff.runs.crew import Crew
 from vidiff.runs.files import hash_file
 from vidiff.runs.provenance import certificate, seal, to_metadata, write_sidecar
 from vidiff.runs.signing import sign
-from vidiff.sampling import CHUNK, Progress
+from vidiff.sampling import Progress, Watch, chunk_of
 from vidiff.saved import load
 from vidiff.upscaling import check_upscaler, upscale
 from vidiff.variation import vary
@@ -61,9 +62,10 @@ def generate(
     weights: str = "ema",
     progress: Progress | None = None,
     publishing: Publishing | None = None,
+    preview: bool = False,
     then: str | Path | None = None,
 ) -> list[Path]:
-    """Make the clips of a request.
+    """Make the clips of a request; the processes of a torchrun launch share its seeds.
 
     Args:
         run: run folder, checkpoint folder, or a loaded model.
@@ -72,6 +74,8 @@ def generate(
         weights: which weights of the run (see `vidiff.load`).
         progress: called with (denoiser calls done, calls in all).
         publishing: what the files tell of captions, and the certificate that signs them.
+        preview: keep `preview.png` in the folder, the clips as they are guessed at present
+            (of tasks that are one pass of the sampler).
         then: run folder of a second model that makes the clips larger.
 
     Returns:
@@ -88,22 +92,43 @@ def generate(
     upscaler = None if then is None else load(then)
     if upscaler is not None:
         check_upscaler(upscaler, model.size)
-    clips = make_clips(model, request, request.seeds, progress)
-    if upscaler is not None:
-        clips = upscale(upscaler, clips, request.seeds, request.sample, request.keep)
-    fps = rate_of(model, request)
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    made, beside = [], []
-    for k, frames in enumerate(clips):
-        path = folder / f"{request.task}-seed{request.seeds[k]:04d}.mp4"
-        about = _certificate(model, upscaler, request, k, frames, publishing)
-        more = write_clip(path, frames, fps, about, request, publishing)
-        made.append(path)
-        beside += more
-    sheet = folder / f"{request.task}.png"
-    beside.append(write_sheet(sheet, clips, scale=max(1, 96 // model.size)))
-    return made + beside
+    folder, fps, scale = Path(out), rate_of(model, request), max(1, 96 // model.size)
+    seeds, chunk = request.seeds, chunk_of(model.device)
+    batches = [seeds[i : i + chunk] for i in range(0, len(seeds), chunk)]
+
+    def show(frames: UInt8[Tensor, "b t h w c"]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_sheet(folder / "preview.png", frames, scale)
+
+    with Crew.of_launch() as crew:
+        mine = len(batches[crew.rank :: crew.size])
+        watch = show if preview and crew.leads else None
+
+        def make(k: int) -> _Made:
+            def tell(done: int, calls: int) -> None:
+                if progress:
+                    progress(k // crew.size * calls + done, mine * calls)
+
+            clips = make_clips(model, request, batches[k], tell, watch)
+            if upscaler is not None:
+                clips = upscale(upscaler, clips, batches[k], request.sample, request.keep)
+            folder.mkdir(parents=True, exist_ok=True)  # nothing is made for a refused request
+            files: list[Path] = []
+            for seed, frames in zip(batches[k], clips, strict=True):
+                path = folder / f"{request.task}-seed{seed:04d}.mp4"
+                about = _certificate(model, upscaler, request, seed, batches[k], frames, publishing)
+                files += [path, *write_clip(path, frames, fps, about, request, publishing)]
+            return clips, files
+
+        made = crew.map(make, range(len(batches)))
+        sheet = folder / f"{request.task}.png"
+        if crew.leads:
+            write_sheet(sheet, torch.cat([clips for clips, _ in made]), scale)
+    files = [path for _, part in made for path in part]
+    return [*sorted(files, key=lambda path: path.suffix != ".mp4"), sheet]
+
+
+_Made = tuple[UInt8[Tensor, "b t h w c"], list[Path]]
 
 
 def make_clips(
@@ -111,6 +136,7 @@ def make_clips(
     request: Request,
     seeds: Sequence[int],
     progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> UInt8[Tensor, "b t h w c"]:
     """The clips of a request, one for each seed: one pass of the sampler, or several."""
     sample, dt = request.sample, model.calibration.dt
@@ -135,7 +161,7 @@ def make_clips(
         case "upscale":
             clip = read_whole(str(request.clip), dt, request.frames)[None]
             return upscale(model, clip, seeds, sample, request.keep, tell, progress)
-    return model.sample(make_condition(model, request), seeds, sample, progress)
+    return model.sample(make_condition(model, request), seeds, sample, progress, watch=watch)
 
 
 def _roll_out(
@@ -170,23 +196,23 @@ def _certificate(
     model: VideoDiffusion,
     upscaler: VideoDiffusion | None,
     request: Request,
-    k: int,
+    seed: int,
+    batch: Sequence[int],
     frames: UInt8[Tensor, "t h w c"],
     publishing: Publishing,
 ) -> dict[str, Any]:
-    """Of the clip of seed number k. Sums round differently in other batches and on other thread
+    """Of the clip of one seed. Sums round differently in other batches and on other thread
     counts, so both are noted: `vidiff replay` needs them to meet every bit."""
-    first = k - k % CHUNK
     inputs = {name: hash_file(path) for name in INPUTS if (path := getattr(request, name))}
     then = {} if upscaler is None else {"then": {"weights_sha256": upscaler.weights_hash}}
     return certificate(
         request.model_dump(mode="json", exclude={"seeds", "gif", "webp", "png", "measure"}),
         weights_hash=model.weights_hash,
         data_digest=model.data_digest,
-        seeds=[request.seeds[k]],
+        seeds=[seed],
         keep_prompt=publishing.keep_prompt,
         frames_sha256=hash_frames(frames),
-        batch=list(request.seeds[first : first + CHUNK]),
+        batch=list(batch),
         threads=torch.get_num_threads(),
         device=model.device.type,
         inputs=inputs,

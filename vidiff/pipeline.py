@@ -277,6 +277,7 @@ class VideoDiffusion:
         progress: Callable[[int, int], None] | None = None,
         chunk: int = 8,
         reference: VideoDiffusion | None = None,
+        watch: sampling.Watch | None = None,
     ) -> UInt8[Tensor, "b t h w c"]:
         """New clips, one for each seed; clip i is a function of its seed and its condition alone.
 
@@ -288,6 +289,7 @@ class VideoDiffusion:
             chunk: clips sampled together on a GPU. On a CPU each is sampled alone: as fast, and
                 bit for bit the same beside any others.
             reference: the weaker model of autoguidance; by default the one that the config names.
+            watch: called a dozen times a batch with what its clips are guessed to be.
 
         Raises:
             RequestError: rows of the condition and seeds do not match, or the guidance has
@@ -300,7 +302,7 @@ class VideoDiffusion:
         for model in (self, reference):
             if model is not None:
                 model.network.eval()
-        return sampling.sample(self, condition, seeds, config, progress, chunk, reference)
+        return sampling.sample(self, condition, seeds, config, progress, chunk, reference, watch)
 
     def _reference(self, name: str) -> VideoDiffusion:
         if self.find_reference is None:

@@ -29,7 +29,19 @@ from vidiff.runs.config import Config
 from vidiff.tasks import generate
 
 CHUNK = 8
-"""Clips sampled at once."""
+"""Clips sampled at once on a GPU."""
+
+
+def chunk_of(device: torch.device) -> int:
+    """Clips sampled at once: one on a CPU, as fast as many, and no bit depends on how many."""
+    return 1 if device.type == "cpu" else CHUNK
+
+
+STRIPS = 12
+"""Times that a batch is shown to its watcher."""
+
+Watch = Callable[[UInt8[Tensor, "b t h w c"]], object]
+"""Called now and then with what the clips are guessed to be."""
 
 Progress = Callable[[int, int], None]
 """Called with (denoiser calls done, calls in all)."""
@@ -38,12 +50,12 @@ Progress = Callable[[int, int], None]
 class SampleConfig(Config):
     """How clips are sampled."""
 
-    sampler: samplers.Name = "dpm2m"
-    """Solver; `dpm2m` is best at 10 to 30 steps, `heun` above."""
+    sampler: samplers.Name = "exp2m"
+    """Solver; `exp2m` is best at any number of calls (docs/journal.md)."""
     steps: int = Field(24, ge=1, le=10_000)
     """Steps of the schedule, the one from infinite noise among them."""
     grid: samplers.GridName = "karras"
-    """Spacing of the levels."""
+    """Spacing of the levels; `log` keeps more steps for the largest components."""
     guidance: float = Field(1.0, ge=0, le=100, allow_inf_nan=False)
     """Weight w of the guidance; 1 is none, 1.5 to 3 are usual."""
     guide: Kind = "condition"
@@ -105,6 +117,7 @@ def sample(
     progress: Progress | None = None,
     chunk: int = CHUNK,
     reference: Model | None = None,
+    watch: Watch | None = None,
 ) -> UInt8[Tensor, "b t h w c"]:
     """One clip for each seed; see `VideoDiffusion.sample`.
 
@@ -118,8 +131,7 @@ def sample(
         condition = replace(condition, dt=torch.full((len(seeds),), model.calibration.dt))
     condition = replace(condition, key=torch.tensor(seeds))
     require_guide(model, condition, config, reference)
-    if model.device.type == "cpu":
-        chunk = 1  # as fast as many, and no bit depends on how many
+    chunk = min(chunk, chunk_of(model.device))
     parts = []
     pieces = range(0, len(seeds), chunk)
     for done, i in enumerate(pieces):
@@ -129,7 +141,7 @@ def sample(
             if progress:
                 progress(done * calls + call, len(pieces) * calls)
 
-        job = Job(model, _rows(condition, rows), seeds[rows], config, reference)
+        job = Job(model, _rows(condition, rows), seeds[rows], config, reference, watch)
         parts.append(_to_frames(job, walk(job, tell)))
     return torch.cat(parts)
 
@@ -142,7 +154,8 @@ class Job:
     condition: Condition
     seeds: list[int]
     config: SampleConfig
-    reference: Model | None
+    reference: Model | None = None
+    watch: Watch | None = None
 
     def noise(self, purpose: str, step: int = 0) -> Float[Tensor, "b c t h w"]:
         """Standard normal noise like the clips, row i a function of its seed alone."""
@@ -179,7 +192,7 @@ def walk(
     if condition.known is not None:
         y = y + torch.where(free, 0.0, model.to_model(condition.known))
     calls = enters + samplers.count_calls(config.sampler, len(levels) - 1)
-    denoise = _counted(_guided(job), calls, progress)
+    denoise = _counted(_guided(job), calls, progress, job)
     if enters:
         y = samplers.enter(denoise, y, levels[0], free)
     return samplers.SAMPLERS[config.sampler](
@@ -324,7 +337,7 @@ def _repeat(condition: Condition, count: int) -> Condition:
     return _each(condition, lambda x: x.repeat(count, *[1] * (x.ndim - 1)))
 
 
-def _counted(denoise: Denoiser, calls: int, progress: Progress) -> Denoiser:
+def _counted(denoise: Denoiser, calls: int, progress: Progress, job: Job) -> Denoiser:
     done = 0
 
     def counted(noisy: Tensor, sigma: Tensor) -> Tensor:
@@ -332,6 +345,8 @@ def _counted(denoise: Denoiser, calls: int, progress: Progress) -> Denoiser:
         out = denoise(noisy, sigma)
         done += 1
         progress(min(done, calls), calls)
+        if job.watch and done * STRIPS // calls > (done - 1) * STRIPS // calls:
+            job.watch(job.model.to_frames(out))
         return out
 
     return counted

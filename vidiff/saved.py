@@ -7,7 +7,7 @@ export, made to be shared (`config.json`, `model.safetensors`, a model card).
 from __future__ import annotations
 
 import json
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def load(run: str | Path, weights: str = "ema") -> VideoDiffusion:
     model = rebuild(state["pipeline"], tensors["model"] | tensors[chosen])
     model.data_digest = state["data"]
     model.weights_hash = checkpoint.weights_hash(tensors[chosen])
-    model.find_reference = partial(find_reference, folder)
+    model.find_reference = cache(partial(find_reference, folder))
     return model
 
 

@@ -52,6 +52,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Arguments; `key=value` words may stand anywhere among the options."""
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
+    args.given = list(sys.argv[1:] if argv is None else argv)
     strays = [word for word in rest if word.startswith("-") or "=" not in word]
     if strays or (rest and not hasattr(args, "words")):
         parser.error(f"unrecognized arguments: {' '.join(strays or rest)}")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+import os
+import time
+from itertools import pairwise
 
 from vidiff.cli.commands import Commands, made
+from vidiff.cli.launching import die_with_parent, launch
 from vidiff.errors import DataError, RequestError
 
 
@@ -38,6 +41,8 @@ def register(commands: Commands) -> None:
     sample.add_argument("--strength", type=float, help="0..1, for edit and vary (default: 0.5)")
     sample.add_argument("--then", metavar="RUN", help="a second model that makes the clips large")
     sample.add_argument("--codec", help="h264, h264-10bit, hevc, vp9, av1 or lossless")
+    sample.add_argument("--nproc", help="processes that share the seeds: a number, or auto")
+    sample.add_argument("--preview", action="store_true", help="keep preview.png as it goes")
     sample.add_argument("--gif", action="store_true", help="write GIFs too")
     sample.add_argument("--webp", action="store_true", help="write animated WebPs too")
     sample.add_argument("--png", action="store_true", help="write every frame as PNG too")
@@ -67,6 +72,13 @@ def register(commands: Commands) -> None:
 
 
 def _sample(args: argparse.Namespace) -> int:
+    if "LOCAL_RANK" in os.environ:
+        die_with_parent()
+    elif args.nproc:
+        at = next(i for i, word in enumerate(args.given) if word.startswith("--np"))
+        words = args.given[:at] + args.given[at + 1 + ("=" not in args.given[at]) :]
+        return launch(args.nproc, words)
+    leads = os.environ.get("RANK", "0") == "0"
     from vidiff.generation import Publishing, generate
     from vidiff.request import Request, check_task, parse_seeds
     from vidiff.runs.config import load_config, make_config
@@ -86,28 +98,47 @@ def _sample(args: argparse.Namespace) -> int:
             "A signature needs --sign CHAIN.pem and --key KEY.pem; one of them is missing.",
             "Give both, or neither.",
         )
-    print(request.model_dump_json(indent=2))
+    if leads:
+        print(request.model_dump_json(indent=2))
     if args.dry_run:
         return 0
     publishing = Publishing(args.publish_prompt, args.sign, args.key)
-    files = generate(args.run, args.out, request, weights=args.weights, progress=_bar(),
-                     publishing=publishing, then=args.then)  # fmt: skip
+    watch = _Watch() if leads else None
+    files = generate(args.run, args.out, request, weights=args.weights, progress=watch,
+                     publishing=publishing, preview=args.preview, then=args.then)  # fmt: skip
+    if watch is None:
+        return 0
+    print(watch.sum_up())
     return made(files)
 
 
-def _bar() -> Callable[[int, int], None]:
-    """Progress of sampling on a terminal: calls of the network."""
-    from tqdm import tqdm
+class _Watch:
+    """Progress of sampling on a terminal, the time left with it; and in the end, what took it."""
 
-    bar = tqdm(unit="call", disable=None, leave=False)
+    def __init__(self) -> None:
+        from tqdm import tqdm
 
-    def update(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
+        self.bar = tqdm(unit="call", disable=None, leave=False)
+        self.times = [time.perf_counter()]
+
+    def __call__(self, done: int, total: int) -> None:
+        """After each call of the network."""
+        self.times.append(time.perf_counter())
+        self.bar.total = total
+        self.bar.update(done - self.bar.n)
         if done >= total:
-            bar.close()
+            self.bar.close()
 
-    return update
+    def sum_up(self) -> str:
+        """Calls, seconds for each, and their share of the time; the rest is encoding and files."""
+        calls, spent = len(self.times) - 1, time.perf_counter() - self.times[0]
+        steps = sorted(b - a for a, b in pairwise(self.times))
+        each = steps[calls // 2] if steps else 0.0  # the median: files are written between some
+        share = min(1.0, calls * each / spent)
+        return (
+            f"{calls} calls of the network, {each:.3g} s each: {share:.0%} of {spent:.3g} s; "
+            f"the rest went into noise, encoding and files."
+        )
 
 
 def _info(args: argparse.Namespace) -> int:
@@ -130,7 +161,7 @@ def _replay(args: argparse.Namespace) -> int:
 
     names = ("image", "clip", "mask", "caption", "then")
     inputs = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    files, said = replay(args.file, args.run, args.out, inputs, _bar())
+    files, said = replay(args.file, args.run, args.out, inputs, _Watch())
     print(said)
     return made(files)
 

@@ -28,7 +28,6 @@ from vidiff import tasks
 from vidiff.errors import DataError, RequestError, VidiffError
 from vidiff.evaluation.cache import hash_clips
 from vidiff.evaluation.card import TENSORS, digest_card, make_card
-from vidiff.evaluation.crew import Crew
 from vidiff.evaluation.instruments import load_instruments
 from vidiff.evaluation.report import as_json
 from vidiff.evaluation.scoring import EvalConfig
@@ -40,6 +39,7 @@ from vidiff.metrics.vmaf import measure_vmaf
 from vidiff.metrics.warping import measure_own_warp_error
 from vidiff.pipeline import VideoDiffusion
 from vidiff.records import Condition
+from vidiff.runs.crew import Crew
 from vidiff.runs.plots import show_number
 
 FrameArray = UInt8[np.ndarray, "b t h w c"]

@@ -24,7 +24,6 @@ from vidiff.data.index import DataConfig, Index, scan
 from vidiff.data.loading import read_all
 from vidiff.errors import VidiffError
 from vidiff.evaluation.cache import Shelf
-from vidiff.evaluation.crew import Crew
 from vidiff.evaluation.instruments import load_instruments
 from vidiff.evaluation.measuring import compare_statistics, score_sets
 from vidiff.evaluation.report import as_json
@@ -34,6 +33,7 @@ from vidiff.evaluation.sources import SAMPLES_AT_ONCE, number_sources, pass_thro
 from vidiff.metrics.perceptual import measure_psnr, measure_ssim
 from vidiff.pipeline import VideoDiffusion
 from vidiff.records import Condition
+from vidiff.runs.crew import Crew
 from vidiff.runs.plots import show_number
 
 FrameArray = UInt8[np.ndarray, "b t h w c"]

@@ -8,7 +8,6 @@ from pathlib import Path
 from vidiff.data.index import Index, Side
 from vidiff.errors import RequestError
 from vidiff.evaluation.comparing import Comparison, compare_reports, write_comparison
-from vidiff.evaluation.crew import Crew
 from vidiff.evaluation.pages import write_paired, write_robustness
 from vidiff.evaluation.pairing import PairConfig, PairedReport, score_pairs, score_task
 from vidiff.evaluation.report import Report
@@ -23,6 +22,7 @@ from vidiff.evaluation.sources import (
 )
 from vidiff.metrics.published import Published, measure_published
 from vidiff.pipeline import VideoDiffusion
+from vidiff.runs.crew import Crew
 
 
 def evaluate(

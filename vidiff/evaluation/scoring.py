@@ -26,7 +26,6 @@ from pydantic import Field
 from vidiff.errors import DataError, RequestError
 from vidiff.evaluation.cache import Shelf, hash_clips
 from vidiff.evaluation.card import TENSORS, digest_card, make_card
-from vidiff.evaluation.crew import Crew
 from vidiff.evaluation.instruments import load_instruments
 from vidiff.evaluation.measuring import (
     Setting,
@@ -45,6 +44,7 @@ from vidiff.metrics.features import DEFAULT
 from vidiff.metrics.motion import STILL, Clips, as_clips
 from vidiff.records import derive_seed
 from vidiff.runs.config import Config
+from vidiff.runs.crew import Crew
 from vidiff.sampling import SampleConfig
 
 MISSING = ("kd.video needs a trained video network: name one with --protocol and --weights.",)

@@ -15,12 +15,12 @@ from jaxtyping import Float, Int, Shaped, UInt8
 
 from vidiff.evaluation.cache import Shelf, key_of
 from vidiff.evaluation.card import REVISION
-from vidiff.evaluation.crew import Crew
 from vidiff.metrics.copies import shrink_clips
 from vidiff.metrics.features import Features
 from vidiff.metrics.motion import STATISTICS, measure_motion
 from vidiff.metrics.perceptual import PerceptualDistance
 from vidiff.metrics.vbench import FORMULAS, measure_vbench
+from vidiff.runs.crew import Crew
 
 STATISTIC, SPACE = "statistic/", "space/"
 """Prefixes of the names under which a set's arrays are kept."""

@@ -24,10 +24,10 @@ from vidiff.data.loading import read_all
 from vidiff.data.video import probe, read_frames
 from vidiff.errors import RequestError
 from vidiff.evaluation.card import FILES, TENSORS
-from vidiff.evaluation.crew import Crew
 from vidiff.evaluation.scoring import EvalConfig, Origin
 from vidiff.pipeline import VideoDiffusion
 from vidiff.records import Batch
+from vidiff.runs.crew import Crew
 from vidiff.saved import load
 
 FrameArray = UInt8[np.ndarray, "b t h w c"]

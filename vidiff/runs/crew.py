@@ -1,6 +1,6 @@
-"""The processes that share an evaluation: one alone, or all of a torchrun launch.
+"""The processes that share a piece of work: one alone, or all of a torchrun launch.
 
-Work is cut into chunks that depend on the clips only; chunk k goes to process k mod size, and
+Work is cut into chunks that depend on the work only; chunk k goes to process k mod size, and
 every process gets all results in order. So the answer is the same for any number of processes.
 """
 
