@@ -239,7 +239,8 @@ def test_guidance_by_the_same_network_asks_once_with_twice_the_rows(
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_guided_clip_depends_on_its_seed_alone(network: VideoDiffusion, kind: str) -> None:
     config = how(kind, 2)
-    other = build(ModelConfig(widths=(16, 32), patch=2, blocks=1), network.calibration, 4, 16)
+    weaker = ModelConfig(widths=(16, 32), patch=2, blocks=1, classes=3)
+    other = build(weaker, network.calibration, 4, 16)
     whole = network.sample(given(3), [5, 1, 9], config, reference=other)
     first = given(3)
     rows = {n: getattr(first, n)[[2, 1, 0]] for n in ("floor", "start", "known", "label")}
