@@ -277,7 +277,7 @@ def _place_word(data: dict[Any, Any], texts: dict[str, str], word: str) -> str |
     key, equals, text = word.partition("=")
     parts = key.split(".")
     if not equals or not all(parts):
-        return f"{word}: not of the form key=value"
+        return f"{word[:300]}: not of the form key=value"
     value: Any = _scalar(text)
     if text[:1] in ("[", "{", '"', "'"):
         try:
