@@ -3,18 +3,19 @@
 Two of a kind on both sides of the split would let a model be praised for what it has seen, so they
 are found from the thumbnails that `data.survey` keeps of each film (its traits), in two steps.
 
-1.  Candidates. A picture is 8 x 8 grey levels, mean removed, length one. A few pictures of film B,
-    and their mirror images, meet every kept picture of film A, whole and cut to `CROPS`:
+1.  Candidates. A few pictures q of film B, and their mirror images, meet every kept picture p of
+    film A, as vectors of length one, mean removed:
 
-        likeness(q, A) = max over pictures p of A and crops c of  <q, c(p)>                    (1)
+        likeness(q, A) = max over p of  <sharp(q), sharp(p)>,    sharp(p) = p - blur(p)        (1)
+        likeness(q, A) = max over p, c of  <q, c(p)>                                           (2)
 
-    B may come from A where `LIKE` is reached by two pictures of B (or its only one).
-2.  Proof. The mirror image and the shift in time at which the most pictures fit are taken, and the
-    crop at which B's sharpest pictures fit best into A's, their coarse look removed by a Gaussian:
+    (1) on 16 x 16 pixels finds copies of whole pictures among films of one place; (2) on 8 x 8,
+    over the crops c of `CROPS`, bears that a crop is not quite met. The likeliest films are proved.
+2.  Proof. The mirror image and the shift in time at which the most pictures fit are taken; after
+    (2) also the crop at which B's sharpest pictures fit best into A's. With these, held fixed,
 
-        sharp(p) = p - blur(p)                                                                 (2)
-        sameness = lower quartile, over all of B's pictures that fall into A's time, of the
-                   correlation of sharp pictures                                               (3)
+        sameness = lower quartile, over the clearer half of B's pictures that fall into A's time,
+                   of the correlation of sharp pictures                                        (3)
 
     Two walks through one room look alike at some moment, and differ in the next.
 
@@ -23,7 +24,7 @@ Films that are the same form groups, together with what is the same as those.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -35,14 +36,18 @@ from vidiff.data.survey import SIDE, Traits
 
 FINE = 8
 QUERIES = 8
-LIKE = 0.9
-SAME = 0.88
+LIKE_SHARP, LIKE = 0.7, 0.9
+"""Likeness, by (1) and by (2), that two pictures of a candidate have (or its only one)."""
+SAME = 0.87
+"""Sameness from which two films are the same."""
 FLAT = 3.0
 """Standard deviation, in grey levels, below which a picture shows nothing to compare."""
 SHAPES = ((1, 1), (0.9, 0.9), (0.8, 0.8), (0.7, 0.7), (1, 0.75), (1, 0.56), (0.75, 1), (0.56, 1))
 """Height and width of the crops looked for, as shares of the whole."""
-CANDIDATES = 24
-"""Films that are looked at closely for each film: the likeliest ones."""
+CANDIDATES = 12
+"""Films that are proved for each film, after (1) and after (2): the likeliest ones."""
+RANKED = 60
+"""Films among which they are chosen, by how much of them fits at one shift in time."""
 TRIES = 2
 """Likeliest alignments that are tried."""
 SURE = 0.95
@@ -91,20 +96,27 @@ class Pair:
 
 def find_pairs(films: Sequence[Traits]) -> list[Pair]:
     """Every pair of films found to be the same, as places in `films`."""
-    queries = [_queries(film) for film in films]
-    counts = [len(q) for q in queries]
-    owners = np.repeat(np.arange(len(films)), counts)
-    stacked = np.concatenate(queries) if films else np.zeros((0, 2, FINE * FINE), np.float32)
+    sharp = [_queries(film, _outline) for film in films]
+    plain = [_queries(film, _describe) for film in films]
+    owners = np.repeat(np.arange(len(films)), [len(q) for q in plain])
     found: dict[tuple[int, int], Pair] = {}
     for whole, film in enumerate(films):
-        likeness = _best_likeness(film, stacked)
-        for part in _candidates(likeness, owners, len(films)):
-            key = (min(whole, part), max(whole, part))
-            if part == whole or key in found:
-                continue
-            pair = _prove(films, whole, part)
-            if pair is not None:
-                found[key] = pair
+        if not len(film.seconds):
+            continue
+        outlines, crops = _outline(film.thumbs)[:, None], _cut(film)
+        for queries, views, least in ((sharp, outlines, LIKE_SHARP), (plain, crops, LIKE)):
+            parts = _candidates(np.concatenate(queries), views, owners, least)
+            ranked = sorted(
+                ((_suggest(film, films[part], queries[part], views), part) for part in parts),
+                reverse=True,
+            )
+            for tries, part in ranked[: CANDIDATES + 1]:
+                key = (min(whole, part), max(whole, part))
+                if part == whole or key in found:
+                    continue
+                pair = _prove(films, whole, part, tries, cropped=views is crops)
+                if pair is not None:
+                    found[key] = pair
     return list(found.values())
 
 
@@ -136,12 +148,15 @@ def _chosen(film: Traits, count: int) -> list[int]:
     return np.unique(np.linspace(0, len(film.seconds) - 1, count).round().astype(int)).tolist()
 
 
-def _queries(film: Traits) -> Float[np.ndarray, "q 2 d"]:
-    """Chosen pictures as equation (1) has them, each with its mirror image."""
+def _queries(
+    film: Traits, describe: Callable[[UInt8[np.ndarray, "n h w"]], Float[np.ndarray, "n d"]]
+) -> Float[np.ndarray, "q 2 d"]:
+    """Chosen pictures as vectors, each with its mirror image."""
     if not len(film.seconds):
-        return np.zeros((0, 2, FINE * FINE), np.float32)
+        blank = describe(np.zeros((1, SIDE, SIDE), np.uint8))
+        return np.zeros((0, 2, blank.shape[1]), np.float32)
     thumbs = film.thumbs[_chosen(film, QUERIES)]
-    return np.stack([_describe(thumbs), _describe(thumbs[:, :, ::-1])], axis=1)
+    return np.stack([describe(thumbs), describe(thumbs[:, :, ::-1])], axis=1)
 
 
 def _describe(pictures: UInt8[np.ndarray, "n h w"], fine: int = FINE) -> Float[np.ndarray, "n d"]:
@@ -154,58 +169,42 @@ def _describe(pictures: UInt8[np.ndarray, "n h w"], fine: int = FINE) -> Float[n
     return np.where(spread < FLAT, 0, flat / np.maximum(length, 1e-6)).astype(np.float32)
 
 
-def _best_likeness(film: Traits, queries: Float[np.ndarray, "n 2 d"]) -> Float[np.ndarray, "n 2"]:
-    """Equation (1) for every query and its mirror image."""
-    if not len(film.seconds):
-        return np.zeros(queries.shape[:2], np.float32)
-    return (queries.reshape(-1, queries.shape[-1]) @ _cut(film).T).max(axis=1).reshape(-1, 2)
-
-
-def _cut(film: Traits) -> Float[np.ndarray, "n d"]:
-    """Every crop of every kept picture, crop by crop, as equation (1) has them."""
+def _cut(film: Traits) -> Float[np.ndarray, "n c d"]:
+    """Every crop of every kept picture, as equation (2) has them."""
     cut = [film.thumbs[:, y : y + h, x : x + w] for y, x, h, w in CROPS]
-    return np.concatenate([_describe(pictures) for pictures in cut])
+    return np.stack([_describe(pictures) for pictures in cut], axis=1)
 
 
 def _candidates(
-    likeness: Float[np.ndarray, "n 2"], owners: Int[np.ndarray, "n"], count: int
+    queries: Float[np.ndarray, "q 2 d"],
+    views: Float[np.ndarray, "n c d"],
+    owners: Int[np.ndarray, "q"],
+    least: float,
 ) -> list[int]:
-    """The likeliest parts of a film, best first: those of which the most is found in it."""
-    enough = np.minimum(np.bincount(owners, minlength=count), 2)
-    found = np.zeros(count)
+    """The films most of whose queries are found among the views of a film, likeliest first."""
+    width = views.shape[-1]
+    likeness = (queries.reshape(-1, width) @ views.reshape(-1, width).T).max(axis=1).reshape(-1, 2)
+    enough = np.minimum(np.bincount(owners), 2)
+    found = np.zeros(len(enough))
     for column in likeness.T:
-        hits = np.bincount(owners, column >= LIKE, count)
-        # A small distance from one counts: all that is alike is near one.
-        worth = np.bincount(owners, np.maximum(column - LIKE, 0), count)
+        hits = np.bincount(owners, column >= least)
+        # What is alike is near one: the distance from `least` tells more than the likeness.
+        worth = np.bincount(owners, np.maximum(column - least, 0))
         found = np.maximum(found, np.where((hits >= enough) & (enough > 0), worth, 0))
-    best = np.argsort(found)[::-1][: CANDIDATES + 1]
+    best = np.argsort(found)[::-1][:RANKED]
     return best[found[best] > 0].tolist()
 
 
-def _prove(films: Sequence[Traits], whole: int, part: int) -> Pair | None:
-    """Step 2: the pair with its best alignment, or None where none makes the films the same."""
-    a, b = films[whole], films[part]
-    best: Pair | None = None
-    for mirrored, shift in _suggest(a, b):
-        seen, shown = _together(a, b, shift)
-        if not len(seen):
-            continue
-        thumbs = b.thumbs[seen, :, ::-1] if mirrored else b.thumbs[seen]
-        box = _align(a.thumbs[shown], thumbs)
-        sameness = _sameness(a.thumbs, shown, thumbs, box)
-        if sameness >= SAME and (best is None or sameness > best.sameness):
-            best = Pair(whole, part, sameness, mirrored, box, shift)
-        if sameness >= SURE:
-            break
-    return best
-
-
-def _suggest(whole: Traits, part: Traits) -> list[tuple[bool, float]]:
-    """The likeliest (mirrored, shift): those at which the most of the part's pictures fit."""
+def _suggest(
+    whole: Traits,
+    part: Traits,
+    queries: Float[np.ndarray, "q 2 d"],
+    views: Float[np.ndarray, "n c d"],
+) -> list[tuple[float, bool, float]]:
+    """The likeliest (score, mirrored, shift): those at which the most pictures fit."""
     seconds = part.seconds[_chosen(part, QUERIES)]
-    crops = _cut(whole).reshape(len(CROPS), len(whole.seconds), -1)
     # A best crop for each pair of pictures: the pictures of one film need not agree on it yet.
-    likeness = np.einsum("q m d, c n d -> q m n c", _queries(part), crops).max(axis=3)
+    likeness = np.einsum("q m d, n c d -> q m n c", queries, views).max(axis=3)
     found = []
     for query, mirror in product(range(len(seconds)), (0, 1)):
         for picture in np.argsort(likeness[query, mirror])[::-1][:2]:
@@ -216,8 +215,34 @@ def _suggest(whole: Traits, part: Traits) -> list[tuple[bool, float]]:
             # Few pictures in common fit by chance: those outside count as half alike.
             score = (fit.sum() + 0.5 * (~inside).sum()) / len(seconds)
             found.append((float(score), bool(mirror), shift))
-    best = dict.fromkeys((mirrored, round(shift, 2)) for _, mirrored, shift in sorted(found)[::-1])
-    return list(best)[:TRIES]
+    best: dict[tuple[bool, float], float] = {}
+    for score, mirrored, shift in sorted(found, reverse=True):
+        best.setdefault((mirrored, round(shift, 2)), score)
+    return [(score, *key) for key, score in best.items()][:TRIES]
+
+
+def _prove(
+    films: Sequence[Traits],
+    whole: int,
+    part: int,
+    tries: Sequence[tuple[float, bool, float]],
+    cropped: bool,
+) -> Pair | None:
+    """Step 2: the pair with its best alignment, or None where none makes the films the same."""
+    a, b = films[whole], films[part]
+    best: Pair | None = None
+    for _, mirrored, shift in tries:
+        seen, shown = _together(a, b, shift)
+        if not len(seen):
+            continue
+        thumbs = b.thumbs[seen, :, ::-1] if mirrored else b.thumbs[seen]
+        box = _align(a.thumbs[shown], thumbs) if cropped else CROPS[0]
+        sameness = _sameness(a.thumbs, shown, thumbs, box)
+        if sameness >= SAME and (best is None or sameness > best.sameness):
+            best = Pair(whole, part, sameness, mirrored, box, shift)
+        if sameness >= SURE:
+            break
+    return best
 
 
 def _together(
@@ -268,11 +293,12 @@ def _sameness(
     # What is kept of two copies may be one frame apart.
     near = [np.clip(shown + step, 0, len(cut) - 1) for step in (-1, 0, 1)]
     likeness = np.max([(cut[n] * seen).sum(axis=1) for n in near], axis=0)
-    return float(np.quantile(likeness, LEAST))
+    strength = _sharpen(parts).std(axis=(1, 2))
+    return float(np.quantile(likeness[strength >= np.median(strength)], LEAST))
 
 
 def _outline(pictures: UInt8[np.ndarray, "n h w"]) -> Float[np.ndarray, "n d"]:
-    """Equation (3): what is sharp in pictures of any size, as vectors of length one, or zero."""
+    """What is sharp in pictures of any size, as vectors of length one, or zero."""
     half = (SIDE // 2, SIDE // 2)
     small = [cv2.resize(p, half, interpolation=cv2.INTER_AREA) for p in pictures]
     flat = _sharpen(np.stack(small)).reshape(len(small), -1)

@@ -36,7 +36,7 @@ from vidiff.data.walk import Found
 
 VERSION = 2
 """Raised when examining finds more, or finds it otherwise."""
-GROUPS = 2
+GROUPS = 3
 """Raised when near duplicates are found otherwise."""
 FILE_SECONDS = 300.0
 FILE_MEGABYTES = 1200
