@@ -179,7 +179,11 @@ def _draw(
 
 
 def _continue(
-    model: VideoDiffusion, clean: FrameArray, given: FrameArray, config: EvalConfig, crew: Crew
+    model: VideoDiffusion,
+    clean: FrameArray,
+    given: UInt8[np.ndarray, "b k h w c"],
+    config: EvalConfig,
+    crew: Crew,
 ) -> dict[str, float]:
     starts = range(0, len(clean), SAMPLES_AT_ONCE)
 

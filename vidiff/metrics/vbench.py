@@ -23,6 +23,9 @@ from vidiff.errors import RequestError
 from vidiff.metrics.flow import Clips, as_clips, enlarge, find_flows, one_thread, to_luma
 from vidiff.metrics.motion import interpolate_middle
 
+MIN_SIDE = 12
+"""Pixels of a frame under which DIS finds no flow; (2) is undefined there."""
+
 FORMULAS = (
     "vbench.temporal_flickering",
     "vbench.motion_smoothness@dis",
@@ -54,6 +57,8 @@ def _flickering(clip: UInt8[np.ndarray, "t h w c"]) -> float:
 
 def _smoothness(clip: UInt8[np.ndarray, "t h w c"]) -> float:
     luma = to_luma(clip)
+    if min(luma.shape[1:]) < MIN_SIDE:
+        return float("nan")
     errors = []
     for t in range(1, len(clip) - 1, 2):
         made = interpolate_middle(luma[t - 1], luma[t + 1], clip[t - 1], clip[t + 1])
