@@ -44,9 +44,9 @@ FLAT = 3.0
 """Standard deviation, in grey levels, below which a picture shows nothing to compare."""
 SHAPES = ((1, 1), (0.9, 0.9), (0.8, 0.8), (0.7, 0.7), (1, 0.75), (1, 0.56), (0.75, 1), (0.56, 1))
 """Height and width of the crops looked for, as shares of the whole."""
-CANDIDATES = 12
+CANDIDATES = 24
 """Films that are proved for each film, after (1) and after (2): the likeliest ones."""
-RANKED = 60
+RANKED = 100
 """Films among which they are chosen, by how much of them fits at one shift in time."""
 TRIES = 2
 """Likeliest alignments that are tried."""
