@@ -28,6 +28,7 @@ from vidiff.data.cache import RawCache
 from vidiff.data.clips import decode
 from vidiff.data.index import DataConfig, scan
 from vidiff.data.preparing import prepare_cache
+from vidiff.data.verdict import cover_size
 from vidiff.runs.tracking import read_metrics
 from vidiff.training import train
 
@@ -136,7 +137,13 @@ def cached(folder: Path) -> Read:
     prepare_cache(index, out, workers=1)
     fetch = RawCache(out, decode)
     entries = {e.path: e for e in index.usable}
-    return lambda path, times: fetch(index, entries[path.name], times, SIZE)
+
+    def read(path: Path, times: np.ndarray) -> UInt8[np.ndarray, "t h w c"]:
+        entry = entries[path.name]
+        # The cache keeps the picture's shape, so it is a little wider here.
+        return fetch(index, entry, times, cover_size(entry, SIZE[0]))
+
+    return read
 
 
 def waiting(folder: Path, steps: int) -> None:
