@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from vidiff.alarms import REMEDIES, Watch
+from vidiff.training.alarms import REMEDIES, Watch
 
 REAL = {"luma": 100.0, "contrast": 40.0, "clipped": 0.02, "motion": 0.5, "flicker": 0.3,
         "change": 5.0, "drift": 2.0, "red": 100.0, "green": 110.0, "blue": 90.0,

@@ -19,11 +19,11 @@ from vidiff.data.index import DataConfig, scan
 from vidiff.diffusion.calibration import Calibration
 from vidiff.errors import RequestError
 from vidiff.generation import generate
+from vidiff.generation.request import Request
 from vidiff.models.conditioning import DropConfig
 from vidiff.models.layout import ModelConfig, fit_conditions
 from vidiff.pipeline import VideoDiffusion, build
 from vidiff.records import Batch, Condition
-from vidiff.request import Request
 from vidiff.runs.files import read_json
 from vidiff.sampling import SampleConfig
 

@@ -18,7 +18,7 @@ import yaml
 
 from vidiff.errors import RequestError
 from vidiff.runs.config import load_config
-from vidiff.settings import TrainConfig, read_config
+from vidiff.training.settings import TrainConfig, read_config
 
 COUNT = int(os.environ.get("VIDIFF_CONFIGS", "400"))
 VALID = TrainConfig(data={"root": "clips"}).model_dump(mode="json")  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from vidiff.data.loading import read_all
 from vidiff.data.video import probe, read_frames
 from vidiff.demo import DemoConfig, recipe_for, write_bunny, write_walks
 from vidiff.errors import RequestError
-from vidiff.settings import read_config
+from vidiff.training.settings import read_config
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 

@@ -10,12 +10,12 @@ import yaml
 
 from vidiff import tasks
 from vidiff.cli import main
-from vidiff.distilling import few_step_config
 from vidiff.errors import RequestError
+from vidiff.generation.request import Request
 from vidiff.records import Batch
-from vidiff.request import Request
 from vidiff.sampling import SampleConfig
 from vidiff.saved import load
+from vidiff.training.distilling import few_step_config
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,12 @@ from test_training import losses, silent
 
 import vidiff
 from vidiff.errors import RequestError
-from vidiff.finetuning import start_from
 from vidiff.pipeline import build
 from vidiff.runs.tracking import read_metrics
 from vidiff.sampling import SampleConfig
-from vidiff.settings import read_config
 from vidiff.training import train
+from vidiff.training.finetuning import start_from
+from vidiff.training.settings import read_config
 
 
 @pytest.fixture(scope="module")

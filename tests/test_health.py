@@ -14,10 +14,10 @@ from vidiff.data.index import scan
 from vidiff.data.loading import read_all
 from vidiff.data.verdict import DataConfig
 from vidiff.data.video import probe
-from vidiff.health import LEVELS, learned_weights, measure_clips, measure_data
 from vidiff.runs.tracking import read_metrics
 from vidiff.saved import load
 from vidiff.training import train
+from vidiff.training.health import LEVELS, learned_weights, measure_clips, measure_data
 
 
 @pytest.fixture(scope="session")

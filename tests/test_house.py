@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vidiff.models.unet import SpaceTimeUNet
-from vidiff.settings import read_config
+from vidiff.training.settings import read_config
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))

@@ -12,15 +12,14 @@ import pytest
 import torch
 from conftest import TINY_RUN
 
-from vidiff import planning
 from vidiff.cli import main
 from vidiff.errors import RequestError
 from vidiff.pipeline import VideoDiffusion, build
-from vidiff.planning import Fit, choose, estimate, is_out_of_memory, peak
 from vidiff.runs.files import read_json
 from vidiff.runs.tracking import read_metrics
-from vidiff.settings import TrainConfig, read_config
-from vidiff.training import train
+from vidiff.training import planning, train
+from vidiff.training.planning import Fit, choose, estimate, is_out_of_memory, peak
+from vidiff.training.settings import TrainConfig, read_config
 
 ROOT = Path(__file__).parent.parent
 CONFIG = str(ROOT / "configs" / "tiny.yaml")
@@ -199,7 +198,7 @@ def test_a_configuration_without_its_clips_can_be_planned(
 
 
 def test_too_small_a_disk_is_told(clips: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    monkeypatch.setattr("vidiff.outlook.free_space", lambda folder: 10)
+    monkeypatch.setattr("vidiff.training.outlook.free_space", lambda folder: 10)
     assert main(["plan", CONFIG, f"data.root={clips}", *TINY_RUN]) == 0
     assert "TOO LITTLE" in capsys.readouterr().out
 

@@ -12,11 +12,11 @@ from conftest import TINY_RUN
 from vidiff.errors import NumbersError
 from vidiff.models.ema import PowerEma
 from vidiff.pipeline import Loss, VideoDiffusion
-from vidiff.recovery import judge
 from vidiff.runs import checkpoint
 from vidiff.runs.tracking import read_metrics
-from vidiff.state import State
 from vidiff.training import Run, train
+from vidiff.training.recovery import judge
+from vidiff.training.state import State
 
 LONGER = (*TINY_RUN, "train.steps=14")
 

@@ -12,7 +12,7 @@ import pytest
 
 from vidiff.cli import main
 from vidiff.errors import RequestError
-from vidiff.reporting import write_report
+from vidiff.training.reporting import write_report
 
 
 class Seen(HTMLParser):

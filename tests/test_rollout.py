@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from vidiff import rollout
 from vidiff.diffusion import samplers
 from vidiff.errors import RequestError
+from vidiff.generation import rollout
 from vidiff.pipeline import VideoDiffusion
 from vidiff.sampling import SampleConfig
 from vidiff.saved import load

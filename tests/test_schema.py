@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vidiff.cli import main
-from vidiff.settings import editor_schema
+from vidiff.training.settings import editor_schema
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from vidiff.cli import main
-from vidiff.selftest import CHECKS, overfit_one
-from vidiff.settings import read_config
+from vidiff.training.selftest import CHECKS, overfit_one
+from vidiff.training.settings import read_config
 
 CONFIG = str(Path(__file__).parent.parent / "configs" / "tiny.yaml")
 
@@ -38,7 +38,7 @@ def test_a_learning_rate_that_moves_nothing_fails_with_code_4_and_what_to_check(
     squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("vidiff.selftest.overfit_one.__defaults__", (None, 10, print))
+    monkeypatch.setattr("vidiff.training.selftest.overfit_one.__defaults__", (None, 10, print))
     words = [f"data.root={squares}", f"out={tmp_path / 'run'}", *ills.WORDS, "optimizer.lr=1e-7"]
     assert main(["train", CONFIG, *words, "--overfit-one"]) == 4
     said = capsys.readouterr().out

@@ -10,8 +10,8 @@ import pytest
 from conftest import TINY_RUN
 
 from vidiff.errors import RequestError
-from vidiff.settings import read_config
 from vidiff.training import train
+from vidiff.training.settings import read_config
 
 
 def silent(text: str) -> None:

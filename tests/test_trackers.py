@@ -11,8 +11,8 @@ from conftest import TINY_RUN
 from vidiff.errors import RequestError
 from vidiff.runs.trackers import require
 from vidiff.runs.tracking import read_metrics
-from vidiff.settings import read_config
 from vidiff.training import train
+from vidiff.training.settings import read_config
 
 
 def test_a_tracker_that_is_not_installed_is_one_sentence_before_anything_is_made(

@@ -15,8 +15,8 @@ from processes import lines_of, start, wait_for, words_for
 from vidiff.errors import RequestError
 from vidiff.runs import checkpoint
 from vidiff.runs.tracking import read_metrics
-from vidiff.settings import TrainConfig, read_config
 from vidiff.training import train
+from vidiff.training.settings import TrainConfig, read_config
 
 LAST = "checkpoints/step-00000006"
 FILES = ("model.safetensors", "ema-0.050.safetensors", "ema-0.100.safetensors",

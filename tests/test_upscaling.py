@@ -15,11 +15,11 @@ from vidiff.cli import main
 from vidiff.data.export import read_metadata
 from vidiff.data.video import probe
 from vidiff.errors import RequestError
+from vidiff.generation.upscaling import upscale
 from vidiff.pipeline import VideoDiffusion
 from vidiff.sampling import SampleConfig
 from vidiff.saved import load
 from vidiff.training import train
-from vidiff.upscaling import upscale
 
 FEW = SampleConfig(steps=3)
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from vidiff.data.clips import read_start
 from vidiff.errors import RequestError
+from vidiff.generation.variation import vary
 from vidiff.pipeline import VideoDiffusion
 from vidiff.sampling import SampleConfig
 from vidiff.saved import load
-from vidiff.variation import vary
 
 MANY = SampleConfig(steps=40, sampler="heun")
 

@@ -16,7 +16,7 @@ from vidiff.cli import main
 from vidiff.data.export import read_metadata
 from vidiff.errors import DataError, RequestError
 from vidiff.generation import generate
-from vidiff.request import Request
+from vidiff.generation.request import Request
 from vidiff.runs.provenance import NOTICE
 from vidiff.runs.signing import check_signature, sign
 from vidiff.sampling import SampleConfig

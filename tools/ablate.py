@@ -35,8 +35,8 @@ from vidiff.pipeline import VideoDiffusion, build
 from vidiff.records import draw_uniform
 from vidiff.runs.config import Config, load_config
 from vidiff.runs.files import read_json, write_json
-from vidiff.state import State, fresh_state
 from vidiff.tasks import TaskConfig
+from vidiff.training.state import State, fresh_state
 
 FRAMES, SIDE, BATCH = 8, 32, 8
 TRACKS = (0.05, 0.10)

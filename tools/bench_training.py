@@ -24,11 +24,11 @@ import torch
 
 from vidiff import training
 from vidiff.data.video import write_mp4
-from vidiff.journal import Journal
 from vidiff.models.ema import PowerEma
-from vidiff.preparation import Session, prepare
-from vidiff.settings import read_config
-from vidiff.state import State
+from vidiff.training.journal import Journal
+from vidiff.training.preparation import Session, prepare
+from vidiff.training.settings import read_config
+from vidiff.training.state import State
 
 WARM_UP = 5
 WORK = ("network forward", "backward", "optimizer")

@@ -30,7 +30,7 @@ from vidiff.models.layout import ModelConfig
 from vidiff.models.optimizers import OptimizerConfig
 from vidiff.pipeline import build
 from vidiff.records import make_generator
-from vidiff.state import fresh_state
+from vidiff.training.state import fresh_state
 
 BATCH, BLOCK, REPORTS = 8, 5.0, 3
 FRAMES, SIDE = 8, 32

@@ -33,15 +33,15 @@ from vidiff.data.video import probe, read_frames
 from vidiff.errors import RequestError
 from vidiff.evaluation import EvalConfig, fill_page, number_sources, score_clips, summarize
 from vidiff.generation import generate
+from vidiff.generation.request import Request
 from vidiff.pipeline import VideoDiffusion
-from vidiff.request import Request
 from vidiff.runs.config import Config
 from vidiff.runs.files import read_json, write_json
 from vidiff.runs.page import Page
 from vidiff.runs.tracking import Progress, read_metrics
 from vidiff.saved import load
-from vidiff.settings import TrainConfig
 from vidiff.training import train
+from vidiff.training.settings import TrainConfig
 
 EPISODES = 200
 """Walks rendered; each is a video of about 60 frames."""

@@ -17,14 +17,14 @@ import torch
 
 from vidiff.data.export import hash_stream, read_metadata
 from vidiff.errors import DataError, RequestError
-from vidiff.generation import hash_frames, make_clips, rate_of, write_clip
+from vidiff.generation.making import hash_frames, make_clips, rate_of, write_clip
+from vidiff.generation.request import INPUTS, Request
+from vidiff.generation.upscaling import upscale
 from vidiff.pipeline import VideoDiffusion
-from vidiff.request import INPUTS, Request
 from vidiff.runs import signing
 from vidiff.runs.files import hash_file, read_json
 from vidiff.runs.provenance import SEALS, environment, from_metadata, is_sealed
 from vidiff.saved import load, weights_in
-from vidiff.upscaling import upscale
 
 Verdict = Literal["intact", "moved", "altered", "stripped", "unknown"]
 

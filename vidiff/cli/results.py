@@ -80,7 +80,7 @@ def _sample(args: argparse.Namespace) -> int:
         return launch(args.nproc, words)
     leads = os.environ.get("RANK", "0") == "0"
     from vidiff.generation import Publishing, generate
-    from vidiff.request import Request, check_task, parse_seeds
+    from vidiff.generation.request import Request, check_task, parse_seeds
     from vidiff.runs.config import load_config, make_config
     from vidiff.sampling import SampleConfig
 

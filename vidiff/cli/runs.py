@@ -10,7 +10,7 @@ from vidiff.cli.commands import Commands, made
 from vidiff.cli.launching import die_with_parent
 
 if TYPE_CHECKING:
-    from vidiff.settings import TrainConfig
+    from vidiff.training.settings import TrainConfig
 
 
 def register(commands: Commands) -> None:
@@ -61,7 +61,7 @@ class _Schema(argparse.Action):
         super().__init__(option_strings, dest, nargs=0, **rest)
 
     def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> None:
-        from vidiff.settings import editor_schema
+        from vidiff.training.settings import editor_schema
 
         print(editor_schema(), end="")
         parser.exit()
@@ -92,8 +92,8 @@ def _train(args: argparse.Namespace) -> int:
     elif (args.nproc or args.nodes > 1) and not args.overfit_one:
         return _launch(args)
     from vidiff.runs.config import dump_yaml
-    from vidiff.settings import read_config
     from vidiff.training import train
+    from vidiff.training.settings import read_config
 
     config = read_config(args.config, args.words)
     main = os.environ.get("RANK", "0") == "0"
@@ -109,7 +109,7 @@ def _train(args: argparse.Namespace) -> int:
 
 def _overfit_one(config: TrainConfig) -> int:
     from vidiff.errors import NumbersError
-    from vidiff.selftest import overfit_one
+    from vidiff.training.selftest import overfit_one
 
     found = overfit_one(config)
     print(found.to_text())
@@ -120,8 +120,8 @@ def _overfit_one(config: TrainConfig) -> int:
 def _plan(args: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from vidiff.outlook import look_ahead
-    from vidiff.settings import read_config
+    from vidiff.training.outlook import look_ahead
+    from vidiff.training.settings import read_config
 
     config = read_config(args.config, args.words)
     count = os.environ.get("WORLD_SIZE") or str(args.nproc or 1)
@@ -132,7 +132,7 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from vidiff.reporting import write_report
+    from vidiff.training.reporting import write_report
 
     if args.dry_run:
         print(f"Would write one page about {args.run}.")
@@ -141,9 +141,9 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _distill(args: argparse.Namespace) -> int:
-    from vidiff.distilling import few_step_config
     from vidiff.runs.config import dump_yaml
     from vidiff.training import train
+    from vidiff.training.distilling import few_step_config
 
     config = few_step_config(args.run, args.out, args.words)
     print(dump_yaml(config))
@@ -163,8 +163,8 @@ def _launch(args: argparse.Namespace) -> int:
 
 def _calibrate(args: argparse.Namespace) -> int:
     from vidiff.data.index import scan
-    from vidiff.preparation import measure
-    from vidiff.settings import read_config
+    from vidiff.training.preparation import measure
+    from vidiff.training.settings import read_config
 
     config = read_config(args.config, args.words)
     index = scan(config.data, config.seed)

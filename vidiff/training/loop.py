@@ -21,18 +21,18 @@ from torch import nn
 from vidiff.data.index import Index
 from vidiff.data.loading import Batches, load_batches
 from vidiff.errors import RequestError, Stopped
-from vidiff.journal import Journal
 from vidiff.models.dropout import key_dropout
 from vidiff.models.optimizers import learning_rate
 from vidiff.models.sharding import keep_gradients, whole
-from vidiff.planning import is_out_of_memory
-from vidiff.preparation import Session, prepare
 from vidiff.records import draw_uniform
-from vidiff.recovery import go_back, judge
 from vidiff.runs import checkpoint
 from vidiff.runs.files import read_json, write_json
-from vidiff.settings import TrainConfig, read_config
-from vidiff.stopping import stop_signals
+from vidiff.training.journal import Journal
+from vidiff.training.planning import is_out_of_memory
+from vidiff.training.preparation import Session, prepare
+from vidiff.training.recovery import go_back, judge
+from vidiff.training.settings import TrainConfig, read_config
+from vidiff.training.stopping import stop_signals
 
 BAN_LAG = 16
 """Steps between the first death that a file causes and its ban, on every process alike."""

@@ -12,7 +12,9 @@ import torch
 from vidiff.data.index import Index, scan
 from vidiff.models.layout import resolve
 from vidiff.pipeline import VideoDiffusion, build
-from vidiff.planning import (
+from vidiff.runs.files import free_space
+from vidiff.runs.tracking import in_words
+from vidiff.training.planning import (
     Cost,
     Fit,
     blank_batch,
@@ -23,9 +25,7 @@ from vidiff.planning import (
     peak,
     stand_in,
 )
-from vidiff.runs.files import free_space
-from vidiff.runs.tracking import in_words
-from vidiff.settings import TrainConfig
+from vidiff.training.settings import TrainConfig
 
 LOADING = 1.05
 """A step over its forward and backward passes: clips, optimizer, averages."""

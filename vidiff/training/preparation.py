@@ -26,16 +26,21 @@ from vidiff.data.loading import read_all
 from vidiff.data.video import to_unit
 from vidiff.diffusion.calibration import Calibration, calibrate
 from vidiff.errors import RequestError
-from vidiff.finetuning import kept_calibration, start_from
-from vidiff.manifest import compare, write_manifest
 from vidiff.models.attention import require_backend
 from vidiff.models.layout import fit_conditions
 from vidiff.models.lora import add_lora
 from vidiff.models.sharding import shard
 from vidiff.models.unet import Block
-from vidiff.outlook import Outlook, time_part
 from vidiff.pipeline import VideoDiffusion, build
-from vidiff.planning import (
+from vidiff.records import Batch
+from vidiff.runs import checkpoint
+from vidiff.runs.files import read_json, write_json
+from vidiff.runs.trackers import require
+from vidiff.saved import describe
+from vidiff.training.finetuning import kept_calibration, start_from
+from vidiff.training.manifest import compare, write_manifest
+from vidiff.training.outlook import Outlook, time_part
+from vidiff.training.planning import (
     Cost,
     Fit,
     choose,
@@ -44,13 +49,8 @@ from vidiff.planning import (
     free_memory,
     in_use,
 )
-from vidiff.records import Batch
-from vidiff.runs import checkpoint
-from vidiff.runs.files import read_json, write_json
-from vidiff.runs.trackers import require
-from vidiff.saved import describe
-from vidiff.settings import LoopConfig, TrainConfig, allows, claim, record_changes
-from vidiff.state import State, fresh_state
+from vidiff.training.settings import LoopConfig, TrainConfig, allows, claim, record_changes
+from vidiff.training.state import State, fresh_state
 
 TRIED_BEFORE = 200
 """Steps ahead above which two parts of a step are tried first, to tell the time."""

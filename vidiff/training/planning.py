@@ -34,7 +34,7 @@ from vidiff.errors import RequestError
 from vidiff.models.unet import hidden_matrix
 from vidiff.pipeline import build
 from vidiff.records import Batch
-from vidiff.settings import TrainConfig
+from vidiff.training.settings import TrainConfig
 
 SPARE = 0.9
 """Share of the free memory that a plan may use."""

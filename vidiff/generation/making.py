@@ -16,7 +16,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from vidiff import rollout, tasks
+from vidiff import tasks
 from vidiff.data.clips import read_start, read_whole
 from vidiff.data.codecs import find_codec
 from vidiff.data.export import (
@@ -28,18 +28,19 @@ from vidiff.data.export import (
     write_webp,
 )
 from vidiff.errors import RequestError
+from vidiff.generation import rollout
+from vidiff.generation.request import INPUTS, Request, check_task, make_condition
+from vidiff.generation.upscaling import check_upscaler, upscale
+from vidiff.generation.variation import vary
 from vidiff.metrics.drift import LEAST_BLOCKS, measure_drift
 from vidiff.pipeline import VideoDiffusion
 from vidiff.records import Condition
-from vidiff.request import INPUTS, Request, check_task, make_condition
 from vidiff.runs.crew import Crew
 from vidiff.runs.files import hash_file
 from vidiff.runs.provenance import certificate, seal, to_metadata, write_sidecar
 from vidiff.runs.signing import sign
 from vidiff.sampling import Progress, Watch, chunk_of
 from vidiff.saved import load
-from vidiff.upscaling import check_upscaler, upscale
-from vidiff.variation import vary
 
 
 @dataclass(frozen=True)

@@ -12,17 +12,17 @@ from pathlib import Path
 from jaxtyping import UInt8
 from torch import Tensor
 
-from vidiff.alarms import REMEDIES, Alarm, Watch
 from vidiff.data.export import write_mp4, write_sheet
 from vidiff.data.loading import read_all
-from vidiff.health import Health
 from vidiff.pipeline import VideoDiffusion
-from vidiff.preparation import Session
 from vidiff.runs import trackers
 from vidiff.runs.machine import describe_session
 from vidiff.runs.page import tile_clips
 from vidiff.runs.provenance import NOTICE
 from vidiff.runs.tracking import Progress, Tracker, read_metrics
+from vidiff.training.alarms import REMEDIES, Alarm, Watch
+from vidiff.training.health import Health
+from vidiff.training.preparation import Session
 
 PREVIEWS = 4
 """Clips sampled for a preview, from seeds 0 to 3."""

@@ -21,11 +21,11 @@ from einops import reduce
 from jaxtyping import UInt8
 from torch import Tensor
 
-from vidiff.alarms import Alarm, Watch
 from vidiff.diffusion import process
 from vidiff.metrics.motion import STATISTICS, measure_motion
 from vidiff.pipeline import VideoDiffusion
 from vidiff.records import Batch, Condition
+from vidiff.training.alarms import Alarm, Watch
 
 LEVELS = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Noise levels of the held-out loss, one band each."""

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from vidiff import tasks
 from vidiff.errors import RequestError
+from vidiff.generation.rollout import HISTORY, Shape, check_keep
 from vidiff.pipeline import VideoDiffusion
 from vidiff.records import derive_seed
-from vidiff.rollout import HISTORY, Shape, check_keep
 from vidiff.sampling import Progress, SampleConfig
 
 

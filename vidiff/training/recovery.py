@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from vidiff.errors import NumbersError
-from vidiff.preparation import Session
 from vidiff.runs import checkpoint
-from vidiff.state import State
+from vidiff.training.preparation import Session
+from vidiff.training.state import State
 
 MOST_ROLLBACKS = 3
 """So often a run may go back."""

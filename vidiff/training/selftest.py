@@ -17,13 +17,13 @@ import torch
 from vidiff.data.export import write_sheet
 from vidiff.data.index import Index, scan
 from vidiff.data.loading import read_all
-from vidiff.health import band_errors
 from vidiff.models.optimizers import learning_rate
 from vidiff.pipeline import build
-from vidiff.preparation import measure, start_accelerator
 from vidiff.records import Batch
-from vidiff.settings import TrainConfig
-from vidiff.state import fresh_state
+from vidiff.training.health import band_errors
+from vidiff.training.preparation import measure, start_accelerator
+from vidiff.training.settings import TrainConfig
+from vidiff.training.state import fresh_state
 
 STEPS = 300
 """Optimizer steps of the test."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vidiff.errors import RequestError
 from vidiff.runs.config import load_config
-from vidiff.settings import TrainConfig
+from vidiff.training.settings import TrainConfig
 
 SHARE = 0.1
 """Of the steps and the learning rate of the run."""
