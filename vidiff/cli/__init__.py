@@ -57,7 +57,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if strays or (rest and not hasattr(args, "words")):
         parser.error(f"unrecognized arguments: {' '.join(strays or rest)}")
     if rest:
-        args.words += rest
+        args.words = [*args.words, *rest]
     return args
 
 

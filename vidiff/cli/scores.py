@@ -25,8 +25,9 @@ def register(commands: Commands) -> None:
         "runs",
         nargs="+",
         metavar="RUN_OR_FOLDER",
-        help="one, or several with --compare; then key=value words such as num_frames=16",
+        help="one, or several with --compare; key=value words such as num_frames=16 may follow",
     )
+    evaluate.set_defaults(words=())
     evaluate.add_argument("--data", help="folder of real clips")
     evaluate.add_argument("--split", default="test", choices=["train", "test", "all"])
     evaluate.add_argument("--clips", type=int, help="clips on each side, at most (default: 256)")
@@ -64,8 +65,9 @@ def _eval(args: argparse.Namespace) -> int:
         die_with_parent()
     elif args.nproc:
         return launch(args.nproc, _repeat(args))
-    args.words = [w for w in args.runs if "=" in w and not Path(w).exists()]
-    args.runs = [w for w in args.runs if w not in args.words]
+    among = [w for w in args.runs if "=" in w and not Path(w).exists()]
+    args.words = [*among, *args.words]
+    args.runs = [w for w in args.runs if w not in among]
     if args.compare and all(name.endswith(".json") for name in args.runs):
         return _compare_files(args)
     if args.data is None:
@@ -158,7 +160,7 @@ def _leads() -> bool:
 
 def _repeat(args: argparse.Namespace) -> list[str]:
     """The command line again, for each process of a launch."""
-    words = ["eval", *args.runs]
+    words = ["eval", *args.runs, *args.words]
     for name in OPTIONS:
         value = getattr(args, name)
         words += [] if value is None else [f"--{name}", str(value)]
