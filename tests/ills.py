@@ -96,7 +96,8 @@ def convert_twice(monkeypatch) -> None:
     """Bytes reach the network as they are, 0 to 255, instead of in model range."""
 
     def unscaled(self, frames):
-        return self.calibration.scale(rearrange(frames.float(), "b t h w c -> b c t h w"))
+        whole = frames.to(self.device).float()
+        return self.calibration.scale(rearrange(whole, "b t h w c -> b c t h w"))
 
     monkeypatch.setattr(VideoDiffusion, "to_model", unscaled)
 

@@ -204,6 +204,7 @@ def _frames(path: Path, wanted: set[int]) -> Iterator[tuple[int, UInt8[np.ndarra
 def _unreadable(path: object, error: BaseException) -> DataError:
     words = str(error).splitlines()[:1]
     return DataError(
-        f"{path} cannot be read as pictures: {' '.join([type(error).__name__, *words])[:200]}.",
+        f"{path} cannot be read as a folder of pictures or an animated picture: "
+        f"{' '.join([type(error).__name__, *words])[:200]}.",
         "Replace the damaged picture, or remove the film.",
     )
