@@ -23,6 +23,7 @@ WORDS = (
     "model.patch=2", "train.batch_size=8", "optimizer.lr=0.04", "optimizer.warmup=20",
     "train.checkpoint_every=100000", "train.held_out_clips=8", "train.held_out_every=50",
     "train.preview_every=50", "train.log_every=10", "train.calibration_clips=64",
+    "data.duplicates=false",
 )  # fmt: skip
 
 

@@ -19,7 +19,8 @@ if __name__ == "__main__":
     plain = VideoDiffusion.loss
 
     def loss(self: VideoDiffusion, batch: Any, *args: Any, **options: Any) -> Loss:
-        if "condition" not in options:  # held-out losses name theirs
+        # Held-out losses name their condition, and the planner's blank clips have no source.
+        if "condition" not in options and any(batch.sources):
             seen.append([list(batch.positions), list(batch.sources)])
         return plain(self, batch, *args, **options)
 

@@ -24,7 +24,7 @@ def bands(held: float, train: float | None = None, **more: float) -> dict[str, f
 
 def learned() -> Watch:
     watch = Watch()
-    watch.after_bands(0, bands(0.3))
+    watch.after_bands(0, bands(0.15))
     return watch
 
 
@@ -121,6 +121,13 @@ def test_a_young_model_whose_grain_fades_is_healthy() -> None:
     watch = learned()
     for change in (40.0, 30.0, 22.0, 12.0):
         assert watch.after_pictures(1, REAL | {"change": change}, REAL) == []
+
+
+def test_grain_is_not_told_before_the_error_is_low() -> None:
+    watch = Watch()
+    watch.after_bands(0, bands(0.3))
+    for step_ in (1, 2, 3):
+        assert watch.after_pictures(step_, REAL | {"change": 40.0}, REAL) == []
 
 
 def test_samples_of_a_model_that_knows_nothing_yet_are_not_judged_by_their_motion() -> None:

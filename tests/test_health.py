@@ -128,7 +128,8 @@ KINDS = {"squares": ills.squares, "scroll": ills.scroll, "swing": ills.swing}
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_healthy_runs_on_three_kinds_of_clips_raise_none(kind: str, tmp_path: Path) -> None:
-    root = ills.write(tmp_path / "clips", KINDS[kind])
+    # Each of these balls has colours of its own: of two dozen a model learns the colours by heart.
+    root = ills.write(tmp_path / "clips", KINDS[kind], count=64 if kind == "swing" else 24)
     assert ills.alarms(root, tmp_path / "run", 400) == []
 
 
@@ -142,7 +143,7 @@ def test_healthy_runs_on_three_kinds_of_clips_raise_none(kind: str, tmp_path: Pa
         (ills.convert_twice, "range", 0),
     ],
 )
-@pytest.mark.parametrize("kind", ["squares", "swing"])
+@pytest.mark.parametrize("kind", ["squares", "scroll"])
 def test_faults_raise_exactly_their_alarm_on_more_clips(
     fault, name: str, within: int, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -250,4 +251,4 @@ def test_a_real_shortage_of_addresses_is_survived(clips: Path, tmp_path: Path) -
         preexec_fn=limit, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "Memory ran out in step 1" in done.stderr
+    assert re.search(r"Memory ran out in step [12]", done.stderr)

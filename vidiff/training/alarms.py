@@ -16,6 +16,13 @@ from dataclasses import dataclass
 
 Values = Mapping[str, float]
 
+SAME = 0.003
+"""Error ratio, less 1, below which a frame gains nothing from its neighbours. Layers that do
+nothing give 0; healthy runs were seen to pass through 0.007."""
+
+GRAINY = 0.2
+"""Held-out error above which samples carry grain, and so flicker, in healthy runs too."""
+
 LEARNED = 0.45
 """Held-out error below which samples are judged by their motion: noise, which is all that a young
 model makes, flickers rightly. On hard clips the error stays higher: there samples are judged once
@@ -95,7 +102,8 @@ class Watch:
         self._errors: list[float] = []
         self._best = math.inf
         self._bands: list[dict[str, float]] = []
-        self._learned = False
+        self._learned, self._error = False, math.inf
+        self._alike = False
         self._suspected: set[str] = set()
         self._seen: dict[str, float] = {}
 
@@ -126,13 +134,15 @@ class Watch:
         """
         before = self._bands[-1]["held_out"] if self._bands else math.inf
         self._bands.append(dict(values))
-        now = values["held_out"]
+        now = self._error = values["held_out"]
         settled = now < BEGUN and now > (1 - SETTLED) * before
         self._learned = self._learned or now < LEARNED or settled
         said = {"memorisation": self._memorisation(), "time": ""}
         if values.get("together", 1.0) < 0.8:
             ratio = values["alone"] / values["together"]
-            if abs(ratio - 1) < 0.01:
+            alike = abs(ratio - 1) < SAME
+            twice, self._alike = alike and self._alike, alike
+            if twice:
                 said["time"] = (
                     "each frame is denoised as well alone as among its neighbours "
                     f"(error ratio {ratio:.3f}): the model makes pictures, not clips."
@@ -192,7 +202,8 @@ class Watch:
         # A healthy young model flickers less at every look; an ill one twice alike.
         calmer = made["change"] < 0.85 * self._seen.get("change", 0.0)
         for name, text in now.items():
-            if name in self._suspected and not (name == "flicker" and calmer):
+            young = name == "flicker" and (calmer or self._error > GRAINY)
+            if name in self._suspected and not young:
                 said[name] = text
         self._suspected = {name for name, text in now.items() if text}
         self._seen = dict(made)
