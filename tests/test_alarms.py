@@ -150,6 +150,7 @@ def test_samples_on_hard_clips_are_judged_once_the_error_has_settled() -> None:
 def test_temporal_layers_that_do_nothing_are_found_by_what_they_change() -> None:
     watch = Watch()
     assert watch.after_bands(0, bands(1.0, alone=1.0, together=1.0)) == []
+    assert watch.after_bands(25, bands(0.6, alone=0.5, together=0.5)) == []
     assert names(watch.after_bands(50, bands(0.5, alone=0.42, together=0.42))) == ["time"]
     jumpy = REAL | {"change": 60.0}
     assert watch.after_pictures(60, jumpy, REAL) == watch.after_pictures(70, jumpy, REAL) == []
