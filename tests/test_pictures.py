@@ -104,7 +104,7 @@ def test_bad_pictures_refuse_their_film_with_the_reason(tmp_path: Path) -> None:
     write_pictures(tmp_path / "good", clock_frames(12))
     reasons = {e.path: e.reason for e in look(tmp_path).entries}
     assert "pictures of 2 sizes" in reasons["mixed"]
-    assert "cannot be read as pictures" in reasons["broken"]
+    assert "cannot be read as a folder of pictures" in reasons["broken"]
     assert reasons["good"] == ""
     assert "linked" not in reasons
 
