@@ -34,9 +34,6 @@ INPUTS = ("image", "clip", "mask")
 INPUTS = ("image", "clip", "mask")
 """Fields of a request that name files."""
 
-LATER = ("upscale", "vary")
-"""Task words of the contract that are not there yet."""
-
 
 class Request(Config):
     """What to make."""

@@ -38,7 +38,8 @@ Shape = Callable[[Condition], Condition]
 """Adds what a request tells of every window, such as a class."""
 
 
-def _same(condition: Condition) -> Condition:
+def same(condition: Condition) -> Condition:
+    """Adds nothing."""
     return condition
 
 
@@ -49,7 +50,7 @@ def slide(
     seeds: Sequence[int],
     config: SampleConfig | None = None,
     start: Start | None = None,
-    shape: Shape = _same,
+    shape: Shape = same,
     progress: Progress | None = None,
     dt: float | None = None,
 ) -> Clips:
@@ -74,7 +75,7 @@ def slide(
     turns = math.ceil(max(total - max(begun, keep), 0) / (window - keep)) + (start is None)
     if start is None:
         plain = timed(tasks.generate(len(seeds), window))
-        clips = model.sample(plain, seeds, config, _part(progress, 0, turns))
+        clips = model.sample(plain, seeds, config, part(progress, 0, turns))
     else:
         clips = start.expand(len(seeds), *start.shape[1:])
     turn = 0
@@ -82,7 +83,7 @@ def slide(
         turn += 1
         condition = timed(tasks.predict(clips[:, -keep:], window, HISTORY))
         own = [derive_seed(seed, turn, "rollout") for seed in seeds]
-        made = model.sample(condition, own, config, _part(progress, turn, turns))
+        made = model.sample(condition, own, config, part(progress, turn, turns))
         clips = torch.cat([clips, made[:, keep:]], dim=1)
     return clips[:, :total]
 
@@ -94,7 +95,7 @@ def keyframes(
     keep: int,
     seeds: Sequence[int],
     config: SampleConfig | None = None,
-    shape: Shape = _same,
+    shape: Shape = same,
     progress: Progress | None = None,
 ) -> Clips:
     """Clips of `total` frames: every `factor`-th first, then all between, window after window.
@@ -138,7 +139,7 @@ def loop(
     seeds: Sequence[int],
     config: SampleConfig | None = None,
     start: Start | None = None,
-    shape: Shape = _same,
+    shape: Shape = same,
     progress: Progress | None = None,
 ) -> Clips:
     """Clips whose end leads back to their beginning.
@@ -158,12 +159,12 @@ def loop(
         )
     if start is None:
         plain = shape(tasks.generate(len(seeds), window))
-        clips = model.sample(plain, seeds, config, _part(progress, 0, 2))
+        clips = model.sample(plain, seeds, config, part(progress, 0, 2))
     else:
         clips = start.expand(len(seeds), *start.shape[1:])
     own = [derive_seed(seed, 0, "bridge") for seed in seeds]
     bridge = shape(tasks.interpolate(clips[:, -keep:], clips[:, :keep], window))
-    made = model.sample(bridge, own, config, _part(progress, 1, 2))
+    made = model.sample(bridge, own, config, part(progress, 1, 2))
     return torch.cat([clips, made[:, keep:-keep]], dim=1)
 
 
@@ -173,7 +174,7 @@ def roll(
     keep: int,
     seeds: Sequence[int],
     config: SampleConfig | None = None,
-    shape: Shape = _same,
+    shape: Shape = same,
     progress: Progress | None = None,
 ) -> Clips:
     """Clips of `total` frames by a window whose noise levels rise towards its end.
@@ -279,7 +280,7 @@ def check_keep(keep: int, window: int) -> None:
         )
 
 
-def _part(progress: Progress | None, turn: int, turns: int) -> Progress | None:
+def part(progress: Progress | None, turn: int, turns: int) -> Progress | None:
     """The progress of one window as part of the whole."""
     if progress is None:
         return None

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vidiff import tasks
 from vidiff.errors import RequestError
-from vidiff.generation.rollout import HISTORY, Shape, check_keep
+from vidiff.generation.rollout import HISTORY, Shape, check_keep, part, same
 from vidiff.pipeline import VideoDiffusion
 from vidiff.records import derive_seed
 from vidiff.sampling import Progress, SampleConfig
@@ -28,7 +28,7 @@ def upscale(
     seeds: Sequence[int],
     config: SampleConfig | None = None,
     keep: int = 4,
-    shape: Shape = lambda condition: condition,
+    shape: Shape = same,
     progress: Progress | None = None,
 ) -> UInt8[Tensor, "n t size size c"]:
     """Clips at the model's own size, one for each seed; one row of `clips` serves all seeds.
@@ -47,18 +47,14 @@ def upscale(
     turns = max(1, -(-(length - keep) // (window - keep)))
     made = hints.new_zeros(len(seeds), 0, model.size, model.size, hints.shape[-1])
     for turn in range(turns):
-
-        def tell(call: int, calls: int, turn: int = turn) -> None:
-            if progress:
-                progress(turn * calls + call, turns * calls)
-
         start = max(0, made.shape[1] - keep)
         hint = hints[:, start : start + window]
         task = tasks.generate(len(seeds), hint.shape[1])
         if turn:
             task = tasks.predict(made[:, start:], hint.shape[1], HISTORY)
         own = [derive_seed(seed, turn, "upscale") if turn else seed for seed in seeds]
-        fresh = model.sample(replace(shape(task), hint=hint), own, config, tell)
+        condition = replace(shape(task), hint=hint)
+        fresh = model.sample(condition, own, config, part(progress, turn, turns))
         made = torch.cat([made[:, :start], fresh], dim=1)
     return made
 
